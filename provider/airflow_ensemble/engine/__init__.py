@@ -1,0 +1,1 @@
+"""The engine: everything that runs anywhere Python runs, with no Airflow, SSH or Kubernetes."""

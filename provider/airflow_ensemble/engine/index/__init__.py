@@ -1,0 +1,1 @@
+"""The output index: one interface, SQLite and PostgreSQL behind it."""

@@ -1,0 +1,428 @@
+"""The output index: the one owner of the status of every simulation.
+
+One interface, two databases. Every method is one short transaction; none is held open while a
+simulation runs. Times are Unix seconds by the database's clock. Rows of many ensembles, and of many
+settings hashes of one ensemble, stand side by side: an :class:`EnsembleKey` selects one.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from airflow_ensemble.engine.chunk import Assignment
+from airflow_ensemble.engine.recipe import Recipe
+from airflow_ensemble.engine.segment import Finished, Started
+from airflow_ensemble.engine.simulation import Product, Reason, Simulation, Status
+
+#: Seconds without any traffic after which a pull worker has lost what it claimed.
+LEASE = 60.0
+
+
+@dataclass(frozen=True)
+class EnsembleKey:
+    """One ensemble with one settings hash, as the index knows it.
+
+    :param number: the index's own number for it.
+    :param name: the ensemble's name.
+    :param settings_hash: the full settings hash.
+    """
+
+    number: int
+    name: str
+    settings_hash: str
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What a registration found and did.
+
+    :param batch: the batch's id, derived from ensemble and batch key, so that a retry finds it.
+    :param generation: the generation that this batch computes.
+    :param total: simulations in the table.
+    :param new: not known before.
+    :param complete: complete already and kept.
+    :param failed: failed for good before and kept.
+    :param pending: waiting to be dispatched or claimed now.
+    :param elsewhere: owned by another batch or worker at this moment.
+    :param reopened: sent back to pending by ``skip_existing: false`` or ``replace``.
+    """
+
+    batch: str
+    generation: int
+    total: int
+    new: int
+    complete: int
+    failed: int
+    pending: int
+    elsewhere: int
+    reopened: int
+
+
+@dataclass(frozen=True)
+class ChunkInfo:
+    """A chunk as the index knows it.
+
+    :param id: unique in the index.
+    :param batch: the batch that owns it.
+    :param number: position in its batch, from 0.
+    :param size: simulations dispatched with it at first.
+    :param resource_class: the needs that its simulations share.
+    :param submission: number of the newest submission, from 1.
+    :param state: ``open`` while an execution may still report, else ``settled``.
+    :param unfinished: its simulations that are dispatched or running now.
+    """
+
+    id: str
+    batch: str
+    number: int
+    size: int
+    resource_class: str
+    submission: int
+    state: str
+    unfinished: int
+
+
+@dataclass(frozen=True)
+class BatchInfo:
+    """A batch as the index knows it.
+
+    :param id: see :attr:`Registration.batch`.
+    :param key: what the caller named it: dag, run and task, or a CLI run's id.
+    :param backend: local, slurm or kubernetes; empty until dispatched.
+    :param generation: the generation that it computes.
+    :param created: Unix time, seconds.
+    :param settled: whether no chunk of it is open.
+    """
+
+    id: str
+    key: str
+    backend: str
+    generation: int
+    created: float
+    settled: bool
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Simulations by status.
+
+    :param empty: of the complete ones, those with at least one complete-empty product.
+    :param results: simulations that have a newest complete result, of whatever generation.
+    :param reasons: failed ones by reason.
+    """
+
+    blocked: int = 0
+    pending: int = 0
+    dispatched: int = 0
+    running: int = 0
+    complete: int = 0
+    failed: int = 0
+    empty: int = 0
+    results: int = 0
+    reasons: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """Return the number of simulations."""
+        return self.unfinished + self.complete + self.failed
+
+    @property
+    def unfinished(self) -> int:
+        """Return the number that is not terminal."""
+        return self.blocked + self.pending + self.dispatched + self.running
+
+
+@dataclass(frozen=True)
+class SimulationInfo:
+    """Everything that the index knows of one simulation.
+
+    ``products`` are those of the newest complete generation (``result_generation``).
+    """
+
+    simulation: Simulation
+    status: Status
+    generation: int
+    attempt: int
+    tries: int
+    interruptions: int
+    batch: str | None
+    chunk: str | None
+    worker: str | None
+    reason: Reason | None
+    detail: str
+    host: str
+    log: str | None
+    started: float | None
+    duration: float | None
+    updated: float
+    result_generation: int | None
+    products: tuple[Product, ...]
+
+
+@dataclass(frozen=True)
+class AttemptInfo:
+    """One unsuccessful attempt, kept for ``show`` and for finding bad hosts."""
+
+    id: str
+    attempt: int
+    generation: int
+    reason: Reason
+    detail: str
+    host: str
+    log: str | None
+    started: float
+    duration: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """A simulation's newest complete products, as ``collect`` reads them."""
+
+    id: str
+    params: Mapping[str, Any]
+    generation: int
+    products: tuple[Product, ...]
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which simulations a question is about. The default is all of the ensemble.
+
+    :param batch: those that this batch registered last or owns.
+    :param chunk: those that this chunk owns or finished last.
+    :param ids: exactly these.
+    :param statuses: only with one of these statuses.
+    """
+
+    batch: str | None = None
+    chunk: str | None = None
+    ids: Sequence[str] | None = None
+    statuses: Sequence[Status] | None = None
+
+
+class OutputIndex(ABC):
+    """The status of every simulation and product, behind SQLite or PostgreSQL.
+
+    Every method raises :class:`~airflow_ensemble.engine.errors.IndexUnavailable` when the database
+    cannot be reached after bounded retries, and leaves no half state then.
+    """
+
+    uuid: str
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connection."""
+
+    # --- ensembles and registration -------------------------------------------------------------
+
+    @abstractmethod
+    def define(self, recipe: Recipe) -> EnsembleKey:
+        """Make the ensemble known, or find it. The newest recipe of equal settings is kept.
+
+        :raises UsageError: when the output root belongs to an ensemble of another name.
+        """
+
+    @abstractmethod
+    def ensembles(self, name: str | None = None) -> list[EnsembleKey]:
+        """Return the known ensembles, newest settings first, of one name if given."""
+
+    @abstractmethod
+    def recipe(self, ensemble: EnsembleKey) -> Recipe:
+        """Return the recipe that pull workers follow."""
+
+    @abstractmethod
+    def register(
+        self,
+        ensemble: EnsembleKey,
+        simulations: Iterable[Simulation],
+        *,
+        batch_key: str,
+        skip_existing: bool = True,
+        replace: bool = False,
+    ) -> Registration:
+        """Register simulations: idempotent, streamed, safe beside other registrations.
+
+        A finished simulation is never demoted, unless ``skip_existing`` is false: then the batch
+        opens one new generation, in which its retries stay. Known ids with another digest are
+        refused, unless ``replace`` (a new generation for those rows only, with the new parameters).
+        A row that another batch or worker owns at this moment is left to it.
+
+        :raises UsageError: on a duplicate id or a changed digest, naming id and both digests;
+            nothing is changed then.
+        """
+
+    # --- push: dispatch, chunks -----------------------------------------------------------------
+
+    @abstractmethod
+    def dispatch(
+        self,
+        ensemble: EnsembleKey,
+        batch: str,
+        *,
+        backend: str,
+        n_chunks: int,
+        max_chunk_size: int | None = None,
+    ) -> list[ChunkInfo]:
+        """Move the batch's pending simulations to ``dispatched``, dealt to at most ``n_chunks``.
+
+        Round-robin in order of priority and table position within one resource class, so that all
+        chunks of a class differ by at most one; each class gets at least one chunk. Increments
+        every simulation's attempt. A retry (the batch has chunks already) returns the chunks it
+        has, without dispatching anything twice, plus new chunks for what is pending now.
+        """
+
+    @abstractmethod
+    def chunks(self, batch: str) -> list[ChunkInfo]:
+        """Return the chunks of a batch by number."""
+
+    @abstractmethod
+    def chunk(self, id: str) -> ChunkInfo:
+        """Return one chunk.
+
+        :raises UsageError: when this index does not know it.
+        """
+
+    @abstractmethod
+    def chunk_owner(self, id: str) -> tuple[EnsembleKey, BatchInfo]:
+        """Return the ensemble and the batch that a chunk belongs to."""
+
+    @abstractmethod
+    def assignments(self, chunk: str) -> list[Assignment]:
+        """Return the unfinished simulations that the chunk owns, with their attempts, in order."""
+
+    @abstractmethod
+    def resubmit(self, chunk: str) -> ChunkInfo:
+        """Give every unfinished simulation of the chunk a new attempt, and the chunk a submission.
+
+        To be called only when the newest execution is known to have ended. Rows that are
+        ``running`` are first charged with reason ``lost``; rows that this fails for good are left.
+        """
+
+    @abstractmethod
+    def settle(self, chunk: str) -> int:
+        """End the chunk: its running rows are ``lost``, the unfinished ones return to ``pending``.
+
+        :return: how many simulations it gave back.
+        """
+
+    @abstractmethod
+    def open_batches(self, ensemble: EnsembleKey) -> list[BatchInfo]:
+        """Return the batches with at least one open chunk, oldest first."""
+
+    # --- pull: workers, claims, leases ----------------------------------------------------------
+
+    @abstractmethod
+    def enlist(self, ensemble: EnsembleKey, worker: str, host: str, lease: float = LEASE) -> None:
+        """Announce a pull worker; its lease begins."""
+
+    @abstractmethod
+    def claim(self, worker: str, limit: int) -> list[Assignment]:
+        """Claim up to ``limit`` pending simulations of the worker's ensemble; expires old leases.
+
+        Fewest tries first, then priority, then table order: a poison simulation cannot hold up
+        the others. Never waits for rows that another worker is claiming.
+
+        :raises Fenced: when the worker's own lease has expired.
+        """
+
+    @abstractmethod
+    def renew(self, worker: str) -> frozenset[tuple[str, int]]:
+        """Renew the lease; return (id, attempt) of all that the worker still holds.
+
+        :raises Fenced: when the lease has expired.
+        """
+
+    @abstractmethod
+    def discharge(self, worker: str) -> int:
+        """Hand back all that the worker holds, without charging a try, and forget the worker."""
+
+    # --- both: what happened --------------------------------------------------------------------
+
+    @abstractmethod
+    def record(
+        self,
+        ensemble: EnsembleKey,
+        records: Sequence[Started | Finished],
+        *,
+        worker: str | None = None,
+    ) -> int:
+        """Bring started and finished attempts into the index, in bulk.
+
+        Idempotent and fenced: a record counts only while its attempt holds the simulation
+        (dispatched or running with that attempt number); a late or repeated one changes nothing.
+        An unsuccessful outcome also needs the row's token to be unset or its own. With ``worker``
+        its lease is renewed in the same transaction.
+
+        :return: how many finished attempts counted.
+        :raises Fenced: when ``worker`` is given and its lease has expired (nothing is recorded).
+        """
+
+    @abstractmethod
+    def expire(self) -> int:
+        """Take back what workers with an expired lease hold; running ones are ``lost``."""
+
+    @abstractmethod
+    def restore(self, ensemble: EnsembleKey, finished: Iterable[Finished]) -> int:
+        """Rebuild: put finished attempts back, the newest generation and attempt of each id.
+
+        Ids that the index does not know are registered from the record's parameters. A row whose
+        newest generation is complete becomes complete; one with failed attempts keeps its tries
+        and becomes failed where the limits say so; nothing newer is overwritten.
+
+        :return: how many simulations are terminal by it.
+        """
+
+    # --- people ---------------------------------------------------------------------------------
+
+    @abstractmethod
+    def cancel(self, ensemble: EnsembleKey, scope: Scope) -> list[tuple[str, str | None]]:
+        """Fail unfinished simulations as ``cancelled`` and fence their attempts.
+
+        :return: (id, chunk) of each, so that the caller can reach who runs it.
+        """
+
+    @abstractmethod
+    def retry(self, ensemble: EnsembleKey, scope: Scope) -> int:
+        """Send failed simulations back to pending with their counters at zero; return how many."""
+
+    @abstractmethod
+    def reopen_chunk(self, chunk: str) -> int:
+        """Give the chunk its failed simulations back as dispatched, counters at zero.
+
+        For a cleared task: only rows that no other batch owns or registered since.
+        """
+
+    @abstractmethod
+    def counts(self, ensemble: EnsembleKey, scope: Scope = Scope()) -> Counts:
+        """Count simulations by status."""
+
+    @abstractmethod
+    def simulation(self, ensemble: EnsembleKey, id: str) -> SimulationInfo | None:
+        """Return what is known of one simulation, or None."""
+
+    @abstractmethod
+    def simulations(
+        self, ensemble: EnsembleKey, scope: Scope = Scope(), limit: int | None = None
+    ) -> Iterator[SimulationInfo]:
+        """Yield simulations in table order."""
+
+    @abstractmethod
+    def attempts(self, ensemble: EnsembleKey, id: str) -> list[AttemptInfo]:
+        """Return the unsuccessful attempts of one simulation, oldest first."""
+
+    @abstractmethod
+    def results(self, ensemble: EnsembleKey, scope: Scope = Scope()) -> Iterator[Result]:
+        """Yield the newest complete results in table order."""
+
+    # --- segments already read ------------------------------------------------------------------
+
+    @abstractmethod
+    def offsets(self, ensemble: EnsembleKey) -> dict[str, int]:
+        """Return how many bytes of each segment (by name) have been recorded."""
+
+    @abstractmethod
+    def set_offset(self, ensemble: EnsembleKey, segment: str, offset: int) -> None:
+        """Note that a segment is recorded up to ``offset``; a smaller one than known is ignored."""
