@@ -78,7 +78,7 @@ def write_chunk(folder: Path, chunk: Chunk) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     aside = folder / f".{chunk.file_name}.{os.getpid()}"
     aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+    aside.replace(path)
     return path
 
 
