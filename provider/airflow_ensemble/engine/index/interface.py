@@ -216,6 +216,10 @@ class OutputIndex(ABC):
     def close(self) -> None:
         """Close the connection."""
 
+    @abstractmethod
+    def now(self) -> float:
+        """Return the database's time, Unix seconds."""
+
     # --- ensembles and registration -------------------------------------------------------------
 
     @abstractmethod

@@ -1,0 +1,96 @@
+"""The control side of one ensemble: its file, its index and its output root, opened together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+
+from airflow_ensemble.engine.ensemble import Ensemble
+from airflow_ensemble.engine.errors import UsageError
+from airflow_ensemble.engine.index import open_index
+from airflow_ensemble.engine.index.interface import EnsembleKey, OutputIndex
+from airflow_ensemble.engine.recipe import Recipe
+from airflow_ensemble.engine.storage import OutputRoot, open_root
+
+log = logging.getLogger(__name__)
+
+
+class Control:
+    """An ensemble, its output index and its output root.
+
+    A context manager: leaving it closes the index.
+
+    :param ensemble: the loaded ensemble file.
+    :param index: the open index.
+    :param root: the open output root.
+    """
+
+    def __init__(self, ensemble: Ensemble, index: OutputIndex, root: OutputRoot) -> None:
+        self.ensemble = ensemble
+        self.index = index
+        self.root = root
+
+    def __enter__(self) -> Control:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.index.close()
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """Return the recipe that the ensemble file gives now."""
+        return self.ensemble.recipe()
+
+    @cached_property
+    def key(self) -> EnsembleKey:
+        """Return the ensemble as the index knows it, with the settings of the file.
+
+        :raises UsageError: when nothing was registered with these settings.
+        """
+        known = self.index.ensembles(self.ensemble.name)
+        for key in known:
+            if key.settings_hash == self.recipe.settings.hash:
+                return key
+        raise UsageError(_unknown_settings(self.ensemble.name, self.recipe.hash8, known))
+
+    def batch_folder(self, batch: str) -> Path:
+        """Return where the chunk files of a batch lie."""
+        return self.ensemble.control / "chunks" / batch
+
+
+def open_control(
+    ensemble: Ensemble,
+    *,
+    create: bool = False,
+    resolve_connection: Callable[[str], str] | None = None,
+) -> Control:
+    """Open the index and the output root of an ensemble.
+
+    :param ensemble: the loaded ensemble file.
+    :param create: make the index where there is none; only ``init`` and ``register`` do.
+    :param resolve_connection: turns an Airflow connection id into a database URI.
+    :raises UsageError: when the index is missing or not usable as configured.
+    :raises IndexUnavailable: when its database cannot be reached.
+    """
+    location = ensemble.index_location(resolve_connection)
+    root = open_root(ensemble.output)
+    return Control(ensemble, open_index(location, create=create), root)
+
+
+def _unknown_settings(name: str, hash8: str, known: list[EnsembleKey]) -> str:
+    if not known:
+        return f"ensemble {name!r} is not in the index yet: run `ensemble register` first"
+    older = ", ".join(key.settings_hash[:8] for key in known)
+    return (
+        f"ensemble {name!r} has no simulations with the settings of its file (hash {hash8}); the "
+        f"index holds those of {older}. Model, parameters, products or seed have changed since: "
+        "`ensemble register` or `ensemble run` starts the new settings, old results stay"
+    )
