@@ -20,7 +20,6 @@ from airflow_ensemble.engine.chunk import Chunk, write_chunk
 from airflow_ensemble.engine.control import Control
 from airflow_ensemble.engine.errors import EnsembleError, Interrupted, ModelError
 from airflow_ensemble.engine.evidence import Evidence, find_evidence, hold_lock
-from airflow_ensemble.engine.ingest import ingest
 from airflow_ensemble.engine.index.interface import (
     BatchInfo,
     ChunkInfo,
@@ -29,6 +28,7 @@ from airflow_ensemble.engine.index.interface import (
     Scope,
     SimulationInfo,
 )
+from airflow_ensemble.engine.ingest import ingest
 from airflow_ensemble.engine.simulation import Status
 
 log = logging.getLogger(__name__)
@@ -173,7 +173,8 @@ def run_chunk(
     """Run a chunk on this machine until every one of its simulations is terminal.
 
     First settles what an earlier try has left: an execution that still lives is waited for, the
-    segments of a dead one are ingested, and only what is unfinished runs again, under a new attempt.
+    segments of a dead one are ingested, and only what is unfinished runs again, under a new
+    attempt.
 
     :param control: the opened ensemble.
     :param chunk: the chunk's id.

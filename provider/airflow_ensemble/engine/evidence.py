@@ -78,13 +78,20 @@ def find_evidence(path: Path) -> Evidence:
 
 def _lock_exclusively(descriptor: int, path: Path) -> None:
     # Someone who looks for evidence holds a shared lock for a moment: that is no other owner.
-    for pause in (0.01, 0.05, 0.2, None):
-        try:
-            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if pause is None:
-                raise LockHeld(f"{path} is held by {_holder(path)}") from error
-            time.sleep(pause)
+    for pause in (0.01, 0.05, 0.2):
+        if _try_lock(descriptor):
+            return
+        time.sleep(pause)
+    if not _try_lock(descriptor):
+        raise LockHeld(f"{path} is held by {_holder(path)}")
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _holder(path: Path) -> str:
