@@ -1,0 +1,59 @@
+# Everything here needs python3 and make, and nothing else. `make` alone lists the targets.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMPS := .venv/stamps
+export PYTHONUNBUFFERED := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo ui test test-faults bench docs lint wheel clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | \
+		while IFS='|' read -r target text; do printf '%-18s %s\n' "$$target" "$$text"; done
+
+$(STAMPS)/%: scripts/bootstrap.py pyproject.toml constraints.txt
+	@$(PYTHON) scripts/bootstrap.py $*
+
+demo: $(STAMPS)/run  ## compute real footprints with Airflow on this machine, then stop it
+	@$(BIN)/python scripts/demo.py
+
+ui: $(STAMPS)/run  ## the same Airflow, left up until Ctrl-C; prints its address and login
+	@$(BIN)/python scripts/demo.py --ui
+
+test: $(STAMPS)/test  ## every check and test but the full fault matrix
+	@scripts/install_services.sh
+	@$(BIN)/python -m pytest -m "not faults"
+
+test-faults: $(STAMPS)/test  ## the full fault matrix
+	@scripts/install_services.sh
+	@$(BIN)/python -m pytest -m faults
+
+lint: $(STAMPS)/test  ## ruff, mypy and the import contracts alone
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+docs: $(STAMPS)/test  ## build the documentation into docs/_build/html
+	@$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+	@echo docs/_build/html/index.html
+
+bench: $(STAMPS)/bench  ## run the benchmarks and print their tables
+	@scripts/install_services.sh
+	@$(BIN)/python benchmarks/run.py
+
+wheel: $(STAMPS)/test  ## build the wheel and the source archive into dist/
+	@$(BIN)/uv build --quiet --out-dir dist
+	@ls dist/*
+
+constraints.txt: ;
+
+.PHONY: constraints
+constraints: $(STAMPS)/test  ## bring the pinned versions up to date
+	$(BIN)/uv pip compile pyproject.toml --all-extras --group test --group docs --group bench \
+		--universal --python-version 3.11 --upgrade --quiet \
+		--no-emit-index-url --no-header --no-annotate --output-file constraints.txt
+
+clean:  ## remove .venv and all that was built or computed here
+	rm -rf .venv .airflow demo-output dist build docs/_build \
+		.mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
