@@ -1,0 +1,127 @@
+"""The rules that hold the code together, each kept by a machine instead of by memory."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "provider" / "airflow_ensemble"
+LONGEST_FUNCTION = 60
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run one of the environment's own tools from the top of the checkout."""
+    tool = Path(sys.executable).with_name(command[0])
+    return subprocess.run(
+        [str(tool), *command[1:]], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+def tracked_files() -> list[Path]:
+    """Return the files that are committed or about to be."""
+    listing = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [ROOT / name for name in listing.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Yield every function in a source file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield node
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("ruff", "check", "."),
+        ("ruff", "format", "--check", "."),
+        ("mypy",),
+        ("lint-imports", "--no-cache"),
+    ],
+    ids=["ruff-check", "ruff-format", "mypy-strict", "import-contracts"],
+)
+def test_checker_finds_nothing(command: tuple[str, ...]) -> None:
+    done = run(*command)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_import_contracts_catch_an_upward_import(tmp_path: Path) -> None:
+    """The layers contract must fail on a violation, or it holds nothing."""
+    package = tmp_path / "airflow_ensemble"
+    for name in ("engine", "models", "cli"):
+        (package / name).mkdir(parents=True)
+        (package / name / "__init__.py").write_text("")
+    (package / "__init__.py").write_text("")
+    (package / "get_provider_info.py").write_text("")
+    (package / "engine" / "bad.py").write_text("import airflow_ensemble.cli\nimport airflow\n")
+    (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
+    tool = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run(
+        [str(tool), "--no-cache"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "airflow_ensemble.engine.bad -> airflow_ensemble.cli" in done.stdout
+    assert "airflow_ensemble.engine.bad -> airflow " in done.stdout
+
+
+def test_no_function_is_long() -> None:
+    long = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for node in functions(path)
+        if (node.end_lineno or 0) - node.lineno + 1 > LONGEST_FUNCTION
+    ]
+    assert long == []
+
+
+def test_no_module_is_a_drawer_for_everything() -> None:
+    vague = {"utils", "util", "helpers", "helper", "misc", "common"}
+    assert [path for path in tracked_files() if path.stem in vague and path.suffix == ".py"] == []
+
+
+def test_nothing_committed_names_a_machine_or_a_registry() -> None:
+    """A checkout must work anywhere: no home folders, no address where packages come from."""
+    home = re.compile(rb"/(?:home|Users)/[a-z]\w*|/root/[\w.]")
+    registry = re.compile(rb"(?:index-url|find-links|trusted-host)\s*[= ]\s*\S*://")
+    here = str(ROOT).encode() + b"/"
+    found = []
+    for path in tracked_files():
+        for number, line in enumerate(path.read_bytes().splitlines(), 1):
+            if home.search(line) or registry.search(line) or here in line:
+                found.append(f"{path.relative_to(ROOT)}:{number}")
+    assert found == []
+
+
+def test_pinned_versions_name_no_origin() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pin = re.compile(r"[a-z0-9._-]+==\S+( ; .+)?")
+    assert len(lines) > 100
+    assert [line for line in lines if not pin.fullmatch(line)] == []
+
+
+def test_every_public_name_in_the_package_is_described() -> None:
+    """Ruff checks that docstrings exist; this checks that modules say what they are for."""
+    bare = [
+        str(path.relative_to(ROOT))
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path.read_text() and not ast.get_docstring(ast.parse(path.read_text()))
+    ]
+    assert bare == []
