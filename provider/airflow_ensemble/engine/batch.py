@@ -100,7 +100,7 @@ def register(
     """
     ensemble = control.ensemble
     control.root.check_writable()
-    control.root.check_owner(ensemble.name)
+    control.root.check_owner(ensemble.name, control.recipe.settings)
     key = control.index.define(control.recipe)
     reconcile(control, driver_alive=driver_alive)
     registration = control.index.register(
@@ -110,15 +110,9 @@ def register(
         skip_existing=ensemble.skip_existing if skip_existing is None else skip_existing,
         replace=replace,
     )
-    previous = control.root.claim_owner(ensemble.name, control.recipe.settings)
-    if previous is not None:
-        log.warning(
-            "the settings of %s have changed: results under %s stay and are not reused, new ones "
-            "go to %s",
-            ensemble.name,
-            previous[:8],
-            control.recipe.hash8,
-        )
+    claim = control.root.claim_owner(ensemble.name, control.recipe.settings)
+    if claim.message:
+        log.warning("%s; new ones go to %s/", claim.message, control.recipe.hash8)
     return registration
 
 

@@ -107,12 +107,18 @@ def pack_name(hash8: str, writer: str, token: str) -> str:
     return f"{hash8}/logs/{writer}.{token}.pack"
 
 
-def segment_name(writer: str, submission: int, token: str) -> str:
+def segment_name(hash8: str, writer: str, submission: int, token: str) -> str:
     """Return the name of an outcome segment below the output root.
 
+    :param writer: the chunk of a push worker, the worker id of a pull worker.
     :param submission: the chunk's submission; 0 for a pull worker.
     """
-    return f"{OUTCOMES}/{writer}.{submission}.{token}.jsonl"
+    return f"{OUTCOMES}/{hash8}/{writer}.{submission}.{token}.jsonl"
+
+
+def segments_prefix(hash8: str, writer: str | None = None) -> str:
+    """Return what the names of all segments, or of one writer's, begin with."""
+    return f"{OUTCOMES}/{hash8}/{writer}." if writer else f"{OUTCOMES}/{hash8}/"
 
 
 # --- the interface --------------------------------------------------------------------------------
@@ -202,6 +208,13 @@ class OutputRoot(ABC):
 
         :raises UsageError: naming the root and what hinders.
         """
+
+    def check_owner(self, ensemble: str, settings: Settings) -> Claim:
+        """Say what :meth:`claim_owner` would find, without changing anything.
+
+        :raises UsageError: when the root belongs to another ensemble, or its record is unreadable.
+        """
+        return judge_claim(self._read_record(), self.uri, ensemble, settings.hash)
 
     def claim_owner(self, ensemble: str, settings: Settings) -> Claim:
         """Enter an ensemble and its settings in the root's own record.
