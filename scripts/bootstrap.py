@@ -102,7 +102,7 @@ def install(purpose: str) -> None:
     if install_uv() and run_uv(purpose) == 0:
         return
     say("uv did not work here: installing with pip, which takes some minutes longer")
-    pip = [str(VENV_PYTHON), "-m", "pip", "install", "--quiet"]
+    pip = [str(VENV_PYTHON), "-m", "pip", "install", "-qq"]
     for arguments in (["--upgrade", "pip>=25.1"], project_arguments(purpose)):
         if subprocess.call([*pip, *arguments], cwd=ROOT):
             raise SystemExit("installing failed: see pip's message above")
@@ -112,7 +112,7 @@ def install_uv() -> bool:
     """Return whether uv is in the environment, after trying to put it there."""
     if (VENV / "bin" / "uv").exists():
         return True
-    pip = [str(VENV_PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip = [str(VENV_PYTHON), "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
     return subprocess.call([*pip, "uv"]) == 0
 
 
