@@ -26,6 +26,7 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
@@ -53,6 +54,28 @@ class StorageError(EnsembleError):
 
 class NotInRoot(StorageError, FileNotFoundError):
     """There is no such file below the output root."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What :meth:`OutputRoot.claim_owner` found.
+
+    :param is_new: whether these settings have never written to this root before.
+    :param previous: the full settings hash that was used last, if it is another one.
+    """
+
+    is_new: bool
+    previous: str | None
+
+    @property
+    def message(self) -> str:
+        """Return one line for people when the settings have changed, else an empty string."""
+        if self.previous is None:
+            return ""
+        return (
+            f"settings changed since the last run: results under {self.previous[:8]}/ stay and "
+            "are not reused"
+        )
 
 
 # --- layout ---------------------------------------------------------------------------------------
@@ -186,33 +209,30 @@ class OutputRoot(ABC):
         :raises UsageError: naming the root and what hinders.
         """
 
-    def check_owner(self, ensemble: str) -> None:
-        """Refuse a root that belongs to another ensemble; nothing is changed.
+    def check_owner(self, ensemble: str, settings: Settings) -> Claim:
+        """Say what :meth:`claim_owner` would find, without changing anything.
 
-        :raises UsageError: when it does, or when its record is unreadable.
+        :raises UsageError: when the root belongs to another ensemble, or its record is unreadable.
         """
-        judge_owner(self._read_record(), self.uri, ensemble)
+        return judge_claim(self._read_record(), self.uri, ensemble, settings.hash)
 
-    def claim_owner(self, ensemble: str, settings: Settings) -> str | None:
+    def claim_owner(self, ensemble: str, settings: Settings) -> Claim:
         """Enter an ensemble and its settings in the root's own record.
 
         :param ensemble: the ensemble's name; the first to come owns the root.
         :param settings: what its results are made with.
-        :return: the full settings hash that was used last, if it is another one: the results under
-            it stay and are not reused.
         :raises UsageError: when the root belongs to another ensemble, or its record is unreadable.
         """
         for _ in range(5):
             with self._owner_lock():
                 record = self._read_record()
-                judge_owner(record, self.uri, ensemble)
-                previous: str | None = record.get("last")
-                if previous == settings.hash:
-                    return None
+                claim = judge_claim(record, self.uri, ensemble, settings.hash)
+                if record and record["last"] == settings.hash:
+                    return claim
                 entered = enter_claim(record, ensemble, settings, time.time())
                 self.write_text(SETTINGS, json.dumps(entered, indent=1, sort_keys=True) + "\n")
                 if self._has_entered(ensemble, settings.hash):
-                    return previous
+                    return claim
         raise StorageError(
             f"{self.uri}/{SETTINGS} is being changed by others all the time: try again"
         )
@@ -305,16 +325,20 @@ def parse_record(text: str, uri: str) -> dict[str, Any]:
     return dict(record)
 
 
-def judge_owner(record: Mapping[str, Any], uri: str, ensemble: str) -> None:
-    """Decide whether an ensemble may use a root with this record.
+def judge_claim(record: Mapping[str, Any], uri: str, ensemble: str, settings_hash: str) -> Claim:
+    """Decide whether an ensemble may use a root, and what is new about it.
 
     :raises UsageError: when the root belongs to another ensemble.
     """
-    if record and record["ensemble"] != ensemble:
+    if not record:
+        return Claim(is_new=True, previous=None)
+    if record["ensemble"] != ensemble:
         raise UsageError(
             f"output root {uri} belongs to the ensemble {record['ensemble']!r}, not to "
             f"{ensemble!r}: give this ensemble an output of its own"
         )
+    previous = record["last"] if record["last"] != settings_hash else None
+    return Claim(is_new=settings_hash not in record["settings"], previous=previous)
 
 
 def enter_claim(
