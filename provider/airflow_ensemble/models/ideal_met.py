@@ -108,7 +108,7 @@ def _write_file(path: Path, day: date) -> None:
     import pandas as pd
 
     axis = arlmet.SigmaAxis(levels=list(SIGMA))
-    with arlmet.File(path, mode="w", source=SOURCE, grid=_grid(), vertical_axis=axis) as file:
+    with arlmet.File(path, mode="w", source=SOURCE, grid=grid(), vertical_axis=axis) as file:
         for hour in range(24):
             step = file.create_recordset(pd.Timestamp(day) + pd.Timedelta(hours=hour), forecast=0)
             surface, levels = fields(hour)
@@ -120,7 +120,7 @@ def _write_file(path: Path, day: date) -> None:
             file.flush()
 
 
-def _grid() -> Any:
+def grid() -> Any:
     """Return the ARL grid; ARL wants longitudes of 0 … 360 in its header."""
     import arlmet
 

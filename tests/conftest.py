@@ -1,0 +1,3 @@
+"""Fixtures that several packages of tests share, each in a module of its own."""
+
+pytest_plugins = ["tests.hrrr"]
