@@ -1,0 +1,435 @@
+"""The ensemble file: read at run time, merged with overrides, validated, frozen.
+
+Three steps, kept apart: :mod:`~airflow_ensemble.engine.ensemble_yaml` turns text into values,
+:func:`merge` lays overrides over them, :func:`build` judges every value and resolves every path.
+Whatever comes from an override is judged by the same rules as the file. Nothing here opens the
+index or the output root; the table of simulations is read only by
+:meth:`Ensemble.read_simulations`, as a stream.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from airflow_ensemble.engine.command import RUN_FIELDS, parse_template
+from airflow_ensemble.engine.ensemble_yaml import parse_yaml
+from airflow_ensemble.engine.errors import ModelError, UsageError
+from airflow_ensemble.engine.execution import read_execution
+from airflow_ensemble.engine.index_spec import locate_index, read_index_spec
+from airflow_ensemble.engine.recipe import ProductSpec, Recipe, Settings
+from airflow_ensemble.engine.schema import (
+    Place,
+    check_known,
+    read_choice,
+    read_flag,
+    read_json,
+    read_mapping,
+    read_max_failed,
+    read_resources,
+    read_seconds,
+    read_text,
+    read_whole,
+    refuse,
+)
+from airflow_ensemble.engine.simulation import Limits, Resources, Simulation
+from airflow_ensemble.engine.storage import local_path, uri_scheme
+from airflow_ensemble.engine.table import read_records, read_table
+
+KEYS = (
+    "name",
+    "model",
+    "command",
+    "model_version",
+    "seed",
+    "parameters",
+    "simulations",
+    "products",
+    "output",
+    "control",
+    "index",
+    "skip_existing",
+    "max_attempts",
+    "max_interruptions",
+    "max_failed",
+    "time_limit",
+    "logs",
+    "resources",
+    "execution",
+)
+#: Keys whose mappings an override changes key by key instead of replacing them.
+MERGED = ("parameters", "execution", "resources")
+LOGS = ("failed", "all")
+
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+_PRODUCT = r"(?!logs$)[a-z][a-z0-9_-]{0,63}"
+_MODEL = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """A validated ensemble file; relative paths have become absolute.
+
+    :param path: the file itself.
+    :param name: the ensemble's name.
+    :param settings: what decides the results.
+    :param simulations: the table's path, or the simulations themselves as written.
+    :param output: absolute path or URI of the output root, as the worker sees it.
+    :param control: local folder of index and batch records.
+    :param index: ``sqlite``, an absolute path, ``env:NAME``, ``conn:ID`` or a DSN without password.
+    :param skip_existing: keep what is complete; False computes everything anew.
+    :param limits: how often one simulation may be tried and interrupted.
+    :param max_failed: how many may fail in a successful run: a number, or a text such as ``5%``.
+    :param time_limit: seconds for one attempt; None is unlimited.
+    :param logs: which logs are kept: ``failed`` or ``all``.
+    :param resources: what a simulation needs whose row says nothing else.
+    :param execution: options of the backend; our own keys with ``_``, further ones as ``sbatch``
+        spells them.
+    """
+
+    path: Path
+    name: str
+    settings: Settings
+    simulations: Path | tuple[Mapping[str, Any], ...]
+    output: str
+    control: Path
+    index: str = "sqlite"
+    skip_existing: bool = True
+    limits: Limits = field(default_factory=Limits)
+    max_failed: int | str = 0
+    time_limit: float | None = None
+    logs: str = "failed"
+    resources: Resources = field(default_factory=Resources)
+    execution: Mapping[str, Any] = field(default_factory=dict)
+
+    def recipe(self) -> Recipe:
+        """Return what a worker must know."""
+        return Recipe(
+            ensemble=self.name,
+            settings=self.settings,
+            output=self.output,
+            limits=self.limits,
+            time_limit=self.time_limit,
+            logs=self.logs,
+            code=tuple(self.execution.get("code", ())),
+        )
+
+    def read_simulations(self, first: int | None = None) -> Iterator[Simulation]:
+        """Yield the simulations in table order, streamed and validated.
+
+        :param first: end after this many.
+        :raises UsageError: naming file, row and column, when the stream reaches what is wrong.
+        """
+        needed = placeholders(self.settings.command) - set(RUN_FIELDS)
+        needed -= set(self.settings.parameters)
+        if isinstance(self.simulations, Path):
+            found = read_table(self.simulations, needed=needed, resources=self.resources)
+        else:
+            place = Place(str(self.path), "simulations")
+            found = read_records(self.simulations, place, needed=needed, resources=self.resources)
+        return islice(found, first)
+
+    def index_location(self, resolve_connection: Callable[[str], str] | None = None) -> str:
+        """Return where the output index is: an absolute path, or a ``postgresql://`` DSN.
+
+        :param resolve_connection: turns an Airflow connection id into a database URI.
+        :raises UsageError: when the variable or the connection cannot be resolved.
+        """
+        place = Place(str(self.path), "index")
+        return locate_index(self.index, self.path.parent, self.control, place, resolve_connection)
+
+
+def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Ensemble:
+    """Read an ensemble file.
+
+    :param path: of the file.
+    :param overrides: laid over the file's values: nested, or with dotted keys such as
+        ``execution.n_workers``; relative paths in them are relative to the file's folder, too.
+    :raises UsageError: naming file and key, and what to do.
+    """
+    path = Path(os.path.abspath(path))  # noqa: PTH100 (keeps symbolic links)
+    values = parse_yaml(_read(path), str(path))
+    return build(path, merge(values, overrides or {}, str(path)))
+
+
+def merge(
+    values: Mapping[str, Any], overrides: Mapping[str, Any], file: str = "overrides"
+) -> dict[str, Any]:
+    """Return the file's values with overrides laid over them.
+
+    ``parameters``, ``execution`` and ``resources`` are changed key by key, everything else is
+    replaced. An override of None leaves what the file says, except below ``parameters``.
+
+    :raises UsageError: on a dotted key below anything else.
+    """
+    merged = dict(values)
+    for key, value in overrides.items():
+        top, _, below = str(key).partition(".")
+        if below and top not in MERGED:
+            raise UsageError(
+                f"{file}: override {key!r}: only keys below {', '.join(MERGED)} can be set one by "
+                f"one; give {top!r} as a whole"
+            )
+        for part in reversed(below.split(".") if below else ()):
+            value = {part: value}
+        if value is None:
+            continue
+        merged[top] = _overlay(merged.get(top), value, top)
+    return merged
+
+
+def build(path: Path, values: Mapping[str, Any]) -> Ensemble:
+    """Judge every value of an ensemble file and resolve its paths.
+
+    :param path: absolute path of the file.
+    :raises UsageError: naming file and key.
+    """
+    top = Place(str(path), "")
+    check_known(values, KEYS, top)
+    given = {key: value for key, value in values.items() if value is not None}
+    for key in ("name", "simulations", "products", "output"):
+        if key not in given:
+            raise UsageError(f"{path}: the key {key!r} is missing")
+    output = _read_output(given["output"], path.parent, top.below("output"))
+    options: dict[str, Any] = {
+        key: read(given[key], top.below(key)) for key, read in _OPTIONS.items() if key in given
+    }
+    return Ensemble(
+        path=path,
+        name=read_text(
+            given["name"], top.below("name"), _NAME, "a name of letters, digits, '.', '_' and '-'"
+        ),
+        settings=_read_settings(given, top),
+        simulations=_read_source(given["simulations"], path.parent, top.below("simulations")),
+        output=output,
+        control=_read_control(given.get("control"), output, path.parent, top.below("control")),
+        limits=_read_limits(given, top),
+        execution=read_execution(given.get("execution", {}), path.parent, top.below("execution")),
+        **options,
+    )
+
+
+def placeholders(command: Sequence[str]) -> frozenset[str]:
+    """Return the names that a command's arguments use as ``{name}``.
+
+    :raises ModelError: when the braces of an argument are not balanced.
+    """
+    fields = (used for argument in command for _, used in parse_template(argument))
+    return frozenset(used[0] for used in fields if used)
+
+
+#: Keys that are read one by one into the attribute of the same name.
+_OPTIONS: dict[str, Callable[[Any, Place], Any]] = {
+    "index": read_index_spec,
+    "skip_existing": read_flag,
+    "max_failed": read_max_failed,
+    "time_limit": read_seconds,
+    "logs": lambda value, place: read_choice(value, place, LOGS),
+    "resources": lambda value, place: read_resources(
+        read_mapping(value, place), place, Resources()
+    ),
+}
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"there is no ensemble file {path}: `ensemble init` writes a starter file"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text: {error}") from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _overlay(old: Any, new: Any, top: str) -> Any:
+    """Lay one value over another, key by key where both are mappings of a merged key."""
+    if top not in MERGED or not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return new
+    merged = dict(old)
+    for key, value in new.items():
+        if value is None and top != "parameters":
+            continue
+        same = _same_key(key, merged) if top == "execution" else key
+        merged[same] = _overlay(merged.get(same), value, top)
+    return merged
+
+
+def _same_key(key: str, known: Mapping[str, Any]) -> str:
+    """Return the key of the file that means the same, ``-`` and ``_`` being equal."""
+    plain = str(key).replace("-", "_")
+    return next((old for old in known if str(old).replace("-", "_") == plain), key)
+
+
+def _read_settings(given: Mapping[str, Any], top: Place) -> Settings:
+    if ("model" in given) == ("command" in given):
+        found = "both" if "model" in given else "neither"
+        raise UsageError(
+            f"{top.file}: give either 'model' (module:function) or 'command' (a list of "
+            f"arguments), found {found}"
+        )
+    parameters = read_mapping(given.get("parameters", {}), top.below("parameters"))
+    command = _read_command(given.get("command"), top.below("command"))
+    _check_shadowed(command, parameters, top.below("parameters"))
+    model = given.get("model")
+    return Settings(
+        model=None
+        if model is None
+        else read_text(model, top.below("model"), _MODEL, "of the form module:function"),
+        command=command,
+        model_version=_read_version(given.get("model_version", ""), top.below("model_version")),
+        parameters=read_json(parameters, top.below("parameters")),
+        products=_read_products(given["products"], bool(command), top.below("products")),
+        seed=read_whole(given.get("seed", 0), top.below("seed")),
+    )
+
+
+def _read_command(value: Any, place: Place) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        raise UsageError(
+            f"{place} must be a list of arguments, found {value[:60]!r}: no shell reads it, so "
+            f"write command: [{', '.join(value.split()[:6])}] with one item for each argument"
+        )
+    if not isinstance(value, list) or not value:
+        refuse(place, "a list of arguments, the program first", value)
+    arguments = tuple(_read_argument(item, place.below(str(i))) for i, item in enumerate(value))
+    if not arguments[0].strip():
+        refuse(place.below("0"), "the program to run", arguments[0])
+    try:
+        placeholders(arguments)
+    except ModelError as error:
+        raise UsageError(f"{place}: {error}") from error
+    return arguments
+
+
+def _read_argument(value: Any, place: Place) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        refuse(place, "a text (quote it, so that it is passed on as it is written)", value)
+    return value
+
+
+def _check_shadowed(command: Sequence[str], parameters: Mapping[str, Any], place: Place) -> None:
+    for name in sorted(placeholders(command) & set(RUN_FIELDS) & set(parameters)):
+        raise UsageError(
+            f"{place.below(name)}: {{{name}}} in a command is filled by the run itself, give this "
+            "parameter another name"
+        )
+
+
+def _read_version(value: Any, place: Place) -> str:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        refuse(place, "a text", value)
+    return value
+
+
+def _read_products(value: Any, is_command: bool, place: Place) -> tuple[ProductSpec, ...]:
+    if isinstance(value, list):
+        names = [_read_product_name(item, place.below(str(i))) for i, item in enumerate(value)]
+        for name in names:
+            if names.count(name) > 1:
+                raise UsageError(f"{place} names {name!r} twice")
+        specs = tuple(ProductSpec(name) for name in names)
+    else:
+        if not isinstance(value, Mapping):
+            refuse(place, "a list of names, or a mapping from names to {glob, optional}", value)
+        specs = tuple(_read_product(name, item, place) for name, item in value.items())
+    for spec in specs:
+        if is_command and spec.glob is None:
+            raise UsageError(
+                f"{place.below(spec.name)}: a command's product needs a pattern that finds its "
+                f"file, such as {spec.name}: {{glob: '*.nc'}}"
+            )
+    return specs
+
+
+def _read_product(name: Any, value: Any, place: Place) -> ProductSpec:
+    _read_product_name(name, place.below(str(name)))
+    here = place.below(name)
+    entries = {} if value is None else read_mapping(value, here)
+    check_known(entries, ("glob", "optional"), here)
+    glob = entries.get("glob")
+    return ProductSpec(
+        name,
+        None if glob is None else _read_glob(glob, here.below("glob")),
+        read_flag(entries.get("optional", False), here.below("optional")),
+    )
+
+
+def _read_product_name(value: Any, place: Place) -> str:
+    return read_text(
+        value,
+        place,
+        _PRODUCT,
+        "a product's name: a small letter, then small letters, digits, '_' and '-' (not 'logs')",
+    )
+
+
+def _read_glob(value: Any, place: Place) -> str:
+    glob = read_text(value, place, expected="a file name pattern")
+    if glob.startswith(("/", "~")) or ".." in Path(glob).parts or "\0" in glob:
+        refuse(place, "a pattern below the working directory", value)
+    return glob
+
+
+def _read_source(value: Any, folder: Path, place: Place) -> Path | tuple[Mapping[str, Any], ...]:
+    if isinstance(value, list):
+        return tuple(read_mapping(item, place.below(str(i))) for i, item in enumerate(value))
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    text = read_text(value, place, expected="the path of a table, or a list of mappings")
+    return _local(text, folder, place)
+
+
+def _read_output(value: Any, folder: Path, place: Place) -> str:
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    text = read_text(value, place, expected="a path or a URI")
+    if uri_scheme(text) in ("", "file"):
+        return str(_local(text, folder, place))
+    return text.rstrip("/")
+
+
+def _read_control(value: Any, output: str, folder: Path, place: Place) -> Path:
+    if value is not None:
+        if isinstance(value, os.PathLike):
+            value = os.fspath(value)
+        return _local(read_text(value, place, expected="a path"), folder, place)
+    if uri_scheme(output):
+        raise UsageError(
+            f"{place} is missing: the output {output} is in an object store, so name a local "
+            "folder for the index and the batch records"
+        )
+    return Path(output) / ".ensemble"
+
+
+def _read_limits(given: Mapping[str, Any], top: Place) -> Limits:
+    names = ("max_attempts", "max_interruptions")
+    return Limits(
+        **{key: read_whole(given[key], top.below(key), 1) for key in names if key in given}
+    )
+
+
+def _local(text: str, folder: Path, place: Place) -> Path:
+    """Return an absolute local path; a relative one is relative to the ensemble file's folder."""
+    if uri_scheme(text) not in ("", "file"):
+        refuse(place, "a local path", text)
+    try:
+        return local_path(text) if uri_scheme(text) else local_path(_join(folder, text))
+    except UsageError as error:
+        raise UsageError(f"{place}: {error}") from error
+
+
+def _join(folder: Path, text: str) -> str:
+    return str(folder / Path(text).expanduser())
