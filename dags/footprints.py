@@ -1,0 +1,132 @@
+"""# Atmospheric footprints, every night
+
+Runs the STILT model for every receptor of a table and collects the footprints. A scheduled run
+computes the day before it: the receptors keep their hours and are moved to that day. A run by hand
+takes the table as it is, or moves it to the `day` of its form. What is complete is skipped.
+
+Results, and the tables of single days, go below the folder that the environment variable
+`ENSEMBLE_HOME` names, else beside the ensemble file, `footprints/ensemble.yaml`.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import date, datetime, timedelta
+from pathlib import Path
+
+from airflow.sdk import DAG, Asset, Param, get_current_context, task
+
+from airflow_ensemble.task_groups.ensemble import EnsembleTaskGroup
+from airflow_ensemble.task_groups.local import Local
+
+FOLDER = Path(__file__).resolve().parent / "footprints"
+HOME = Path(os.environ.get("ENSEMBLE_HOME") or FOLDER)
+
+FORM = {
+    "receptors": Param(
+        str(FOLDER / "receptors.csv"),
+        type="string",
+        minLength=1,
+        title="Receptors",
+        description="Table with the columns id, time, longitude, latitude and altitude.",
+    ),
+    "day": Param(
+        None,
+        type=["string", "null"],
+        format="date",
+        title="Day",
+        description="Move the receptors to this UTC day. Empty: a run by hand takes them as they "
+        "are, a scheduled one moves them to the day before it.",
+    ),
+    "met_directory": Param(
+        None,
+        type=["string", "null"],
+        title="Meteorology",
+        description="Folder of ARL files. Empty: what the ensemble file says.",
+        section="Meteorology",
+    ),
+    "met_file_format": Param(
+        "%Y%m%d_%H",
+        type="string",
+        title="File names",
+        description="strftime pattern at the start of the file names.",
+        section="Meteorology",
+    ),
+    "met_file_tres": Param(
+        "6h",
+        type="string",
+        title="File length",
+        description="Time that one file covers.",
+        section="Meteorology",
+    ),
+    "n_workers": Param(
+        None,
+        type=["integer", "null"],
+        minimum=1,
+        title="Workers",
+        description="Chunks that the receptors are dealt to. Empty: what the ensemble file says.",
+        section="Execution",
+    ),
+    "skip_existing": Param(
+        True,
+        type="boolean",
+        title="Skip what exists",
+        description="Off: compute everything anew, as a new generation.",
+        section="Execution",
+    ),
+    "parameters": Param(
+        {},
+        type="object",
+        title="Model parameters",
+        description='Over those of the ensemble file, for instance {"n_hours": -6}.',
+        section="Execution",
+    ),
+}
+
+OVERRIDES = {
+    "output": str(HOME / "output"),
+    "skip_existing": "{{ params.skip_existing }}",
+    "parameters": """{{ dict(
+        {'met': {'directory': params.met_directory,
+                 'file_format': params.met_file_format,
+                 'file_tres': params.met_file_tres}} if params.met_directory else {},
+        **params.parameters) }}""",
+}
+
+
+@task
+def choose_receptors() -> str:
+    """Return the table of this run, moved to its day if it has one."""
+    from airflow_ensemble.models.receptors import write_receptors_of_day
+
+    context = get_current_context()
+    table, day = FOLDER / context["params"]["receptors"], context["params"]["day"]
+    run = context["dag_run"]
+    if day is None and run.run_type != "manual" and run.logical_date is not None:
+        day = (run.logical_date - timedelta(days=1)).date().isoformat()
+    if day is None:
+        return str(table)
+    target = HOME / "receptors" / f"{day}.csv"
+    return str(write_receptors_of_day(table, date.fromisoformat(day), target))
+
+
+with DAG(
+    dag_id="footprints",
+    description="STILT footprints of every receptor of a table",
+    doc_md=__doc__,
+    schedule="@daily",
+    start_date=datetime(2026, 1, 1),
+    catchup=False,
+    max_active_runs=2,
+    tags=["ensemble", "stilt"],
+    params=FORM,
+    default_args={"retries": 1, "retry_delay": timedelta(seconds=30)},
+):
+    EnsembleTaskGroup(
+        "footprints",
+        ensemble=str(FOLDER / "ensemble.yaml"),
+        backend=Local(n_workers="{{ params.n_workers }}"),
+        overrides=OVERRIDES,
+        simulations=choose_receptors(),
+        asset=Asset("footprints"),
+    )

@@ -1,0 +1,92 @@
+"""Opens an ensemble from within an Airflow task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from airflow.sdk import BaseHook, Connection
+
+from airflow_ensemble.engine import ensemble as ensemble_file
+from airflow_ensemble.engine.control import Control, open_control
+from airflow_ensemble.engine.ensemble import Ensemble
+from airflow_ensemble.engine.errors import UsageError
+
+#: What Airflow calls connections to PostgreSQL.
+POSTGRES_TYPES = ("postgres", "postgresql")
+
+
+class EnsembleHook(BaseHook):
+    """Reads an ensemble file and opens its output index and output root.
+
+    :param ensemble: path of the ensemble file.
+    :param overrides: values over those of the file, dotted or nested; None leaves the file's.
+    """
+
+    def __init__(self, ensemble: str | Path, overrides: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.path = Path(ensemble)
+        self.overrides = without_nones(overrides or {})
+
+    def load(self) -> Ensemble:
+        """Read and validate the ensemble file.
+
+        :raises UsageError: naming file and key of what is wrong.
+        """
+        return ensemble_file.load(self.path, self.overrides)
+
+    def open(self, *, create: bool = False) -> Control:
+        """Open the ensemble; a context manager closes the index again.
+
+        :param create: make the index where there is none: only a registration does.
+        :raises UsageError: when file, index or output root are not usable.
+        :raises IndexUnavailable: when the index's database cannot be reached.
+        """
+        return open_control(self.load(), create=create, resolve_connection=self.resolve_connection)
+
+    @classmethod
+    def resolve_connection(cls, conn_id: str) -> str:
+        """Return the database URI of an Airflow connection, password and all: never log it.
+
+        :raises UsageError: when it is not a connection to PostgreSQL.
+        """
+        return database_uri(cls.get_connection(conn_id))
+
+
+def database_uri(connection: Connection) -> str:
+    """Return a connection to PostgreSQL as libpq's URI; its extra becomes URI parameters.
+
+    :raises UsageError: when the connection is of another type.
+    """
+    if connection.conn_type not in POSTGRES_TYPES:
+        raise UsageError(
+            f"connection {connection.conn_id!r} is of type {connection.conn_type!r}: an output "
+            "index lives in PostgreSQL, so its connection must be of type 'postgres'"
+        )
+    login = ":".join(
+        quote(part, safe="") for part in (connection.login, connection.password) if part
+    )
+    port = f":{connection.port}" if connection.port else ""
+    place = f"{connection.host or ''}{port}/{quote(connection.schema or '', safe='')}"
+    extra = {key: value for key, value in connection.extra_dejson.items() if _is_plain(value)}
+    query = f"?{urlencode(extra, quote_via=quote)}" if extra else ""
+    return f"postgresql://{login}{'@' if login else ''}{place}{query}"
+
+
+def without_nones(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the mapping without what is None at any depth, and without mappings emptied by that.
+
+    A DAG parameter that was not given renders to None; it must not override the ensemble file.
+    """
+    result = {}
+    for key, value in values.items():
+        kept = without_nones(value) if isinstance(value, Mapping) else value
+        if kept is not None and (kept != {} or value == {}):
+            result[key] = kept
+    return result
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, (str, int, float)) and not isinstance(value, bool)

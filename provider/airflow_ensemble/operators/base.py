@@ -1,0 +1,93 @@
+"""What the ensemble operators share: file and overrides, how errors end a task, what a clear is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import BaseOperator, Context
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.execution_time.context import NEVER_EXPIRE
+
+from airflow_ensemble.engine.errors import EnsembleError, UsageError
+from airflow_ensemble.hooks.ensemble import EnsembleHook
+
+#: Where a task remembers how often it could be tried when it last started.
+MAX_TRIES = "ensemble_max_tries"
+
+
+class EnsembleOperator(BaseOperator):
+    """A step of an ensemble's DAG. The ensemble file is read at run time, never at parse time.
+
+    The operators of one ensemble must be given the same ensemble, overrides and simulations: the
+    overridden parameters are part of what identifies the results. Where templated overrides are
+    numbers, the DAG needs ``render_template_as_native_obj=True``. ``EnsembleTaskGroup`` sees to
+    both.
+
+    :param ensemble: path of the ensemble file; a relative one is relative to the DAG file's folder.
+        Templated.
+    :param overrides: values over those of the file, dotted or nested, for instance
+        ``{"parameters": {"n_hours": -6}, "execution.n_workers": 4}``; None leaves the file's value.
+        Templated.
+    :param simulations: another table than the file's; short for that key in ``overrides``.
+        Templated.
+    """
+
+    template_fields: Sequence[str] = ("ensemble", "overrides", "simulations")
+    ui_color = "#d9e8f5"
+
+    def __init__(
+        self,
+        *,
+        ensemble: str | os.PathLike[str],
+        overrides: Mapping[str, Any] | None = None,
+        simulations: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.ensemble = os.fspath(ensemble) if isinstance(ensemble, os.PathLike) else ensemble
+        self.overrides = overrides
+        self.simulations = simulations
+
+    @property
+    def ensemble_path(self) -> Path:
+        """Return the path of the ensemble file."""
+        return Path(self.dag.folder if self.dag else "", self.ensemble)
+
+    @property
+    def hook(self) -> EnsembleHook:
+        """Return the hook that opens this task's ensemble."""
+        overrides = dict(self.overrides or {})
+        if self.simulations is not None:
+            overrides["simulations"] = self.simulations
+        return EnsembleHook(self.ensemble_path, overrides)
+
+
+@contextmanager
+def airflow_errors() -> Iterator[None]:
+    """Turn the engine's errors into Airflow's: what only a person can mend burns no retries."""
+    try:
+        yield
+    except UsageError as error:
+        raise AirflowFailException(str(error)) from error
+    except EnsembleError as error:
+        raise AirflowException(str(error)) from error
+
+
+def was_cleared(context: Context) -> bool:
+    """Return whether a person has cleared this task since it last started.
+
+    A clear raises the number of tries that a task may have; a retry leaves it as it is. The number
+    seen last lies in the task's state store, which outlives both.
+    """
+    known = context["task_state_store"].get(MAX_TRIES)
+    return known is not None and context["ti"].max_tries > int(str(known))
+
+
+def note_start(context: Context) -> None:
+    """Remember what :func:`was_cleared` compares with, once the clear has been acted on."""
+    store = context["task_state_store"]
+    store.set(MAX_TRIES, context["ti"].max_tries, retention=NEVER_EXPIRE)

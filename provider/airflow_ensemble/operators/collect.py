@@ -1,0 +1,125 @@
+"""Collects an ensemble's products and gives the DAG its verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from airflow.sdk import Asset, Context, TriggerRule
+from airflow.sdk.exceptions import AirflowFailException
+
+from airflow_ensemble.engine.batch import verdict
+from airflow_ensemble.engine.control import Control
+from airflow_ensemble.engine.index.interface import Counts, Scope
+from airflow_ensemble.engine.ingest import ingest
+from airflow_ensemble.engine.simulation import TERMINAL, Status
+from airflow_ensemble.operators.base import EnsembleOperator, airflow_errors
+from airflow_ensemble.operators.dispatch import batch_of
+
+#: Unfinished simulations that a failed verdict names.
+MAX_NAMED = 20
+
+
+class CollectOperator(EnsembleOperator):
+    """Judges this run's batch, opens the dataset of all products, and updates an asset.
+
+    It runs whatever became of the chunks (``all_done``), also when there were none: a night with
+    nothing to do succeeds and updates its asset. It fails when more simulations of the batch failed
+    than the ensemble's ``max_failed`` allows, or when some have not run at all. Simulations that
+    another run holds are that run's to judge: they are only warned of.
+
+    The asset event's ``extra`` holds the counts, the output root, and where the dataset lies.
+
+    :param registration: the result of ``RegisterSimulationsOperator``. Templated.
+    :param asset: name of the asset to update, or the asset itself.
+    :param to: path or URI to write the dataset of all products to; absent, it is opened and
+        described but not written. Templated.
+    :param format: ``zarr`` or ``netcdf``; default is what the ending of ``to`` says.
+    """
+
+    template_fields: Sequence[str] = (*EnsembleOperator.template_fields, "registration", "to")
+    ui_color = "#d5ecd9"
+
+    def __init__(
+        self,
+        *,
+        registration: Any,
+        asset: Asset | str | None = None,
+        to: str | None = None,
+        format: str | None = None,
+        trigger_rule: str = TriggerRule.ALL_DONE,
+        retries: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        if asset is not None:
+            asset = Asset(asset) if isinstance(asset, str) else asset
+            kwargs["outlets"] = [*(kwargs.get("outlets") or []), asset]
+        super().__init__(trigger_rule=trigger_rule, retries=retries, **kwargs)
+        self.registration = registration
+        self.asset = asset
+        self.to = to
+        self.format = format
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Judge, collect, and return what the asset event says."""
+        batch = batch_of(self.registration)
+        with airflow_errors(), self.hook.open() as control:
+            ingest(control)
+            counts = control.index.counts(control.key, Scope(batch=batch))
+            self._judge(control, batch, counts)
+            written = self._collect(control)
+            facts = describe(control, self.registration, counts, written)
+        if self.asset is not None:
+            context["outlet_events"][self.asset].extra = facts
+        return facts
+
+    def _judge(self, control: Control, batch: str, counts: Counts) -> None:
+        elsewhere = self.registration.get("elsewhere", 0)
+        if elsewhere:
+            self.log.warning(
+                "%d simulations were running elsewhere when this run registered: theirs is the "
+                "verdict on them",
+                elsewhere,
+            )
+        judgement = verdict(counts, control.ensemble.max_failed)
+        if judgement.ok:
+            self.log.info("batch %s: %s", batch, judgement.message)
+            return
+        for line in name_offenders(control, batch, str(self.ensemble_path)):
+            self.log.error("%s", line)
+        raise AirflowFailException(f"batch {batch}: {judgement.message}")
+
+    def _collect(self, control: Control) -> str | None:
+        return None
+
+
+def name_offenders(control: Control, batch: str, file: str) -> list[str]:
+    """Return a line for each of the first simulations of a batch that failed or did not run."""
+    statuses = [status for status in Status if status not in TERMINAL] + [Status.FAILED]
+    scope = Scope(batch=batch, statuses=statuses)
+    found = list(control.index.simulations(control.key, scope, limit=MAX_NAMED))
+    lines = [
+        f"{info.simulation.id}: {info.status.value}"
+        + (f", {info.reason.value}: {info.detail}" if info.reason else "")
+        for info in found
+    ]
+    return [*lines, f"more: ensemble status -f {file}; a log: ensemble logs ID -f {file}"]
+
+
+def describe(
+    control: Control, registration: Mapping[str, Any], counts: Counts, written: str | None
+) -> dict[str, Any]:
+    """Return the facts of a batch as JSON values, for the asset event."""
+    return {
+        "ensemble": control.ensemble.name,
+        "settings": control.recipe.hash8,
+        "batch": registration["batch"],
+        "generation": registration["generation"],
+        "output": control.root.uri,
+        "dataset": written,
+        "total": counts.total,
+        "complete": counts.complete,
+        "empty": counts.empty,
+        "failed": counts.failed,
+        "elsewhere": registration.get("elsewhere", 0),
+    }

@@ -1,0 +1,80 @@
+"""A whole ensemble as one task group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from airflow.sdk import Asset, TaskGroup
+
+from airflow_ensemble.operators.collect import CollectOperator
+from airflow_ensemble.operators.register import RegisterSimulationsOperator
+from airflow_ensemble.task_groups.local import Local
+
+
+class Backend(Protocol):
+    """Where chunks run: adds the tasks between registration and collection."""
+
+    def add_tasks(self, registration: Any, common: Mapping[str, Any]) -> Any:
+        """Add the backend's tasks to the current task group.
+
+        :param registration: the output of the registering task.
+        :param common: what every ensemble operator is given: ensemble, overrides, simulations.
+        :return: the last of its tasks.
+        """
+
+
+class EnsembleTaskGroup(TaskGroup):
+    """Registers an ensemble's simulations, runs them in chunks, and collects the products.
+
+    ::
+
+        EnsembleTaskGroup("footprints", ensemble="footprints.yaml", backend=Local())
+
+    Templates in ``overrides`` render to native Python objects, so that ``"{{ params.n_hours }}"``
+    stays a number.
+
+    :param group_id: name of the group.
+    :param ensemble: path of the ensemble file; a relative one is relative to the DAG file's folder.
+    :param backend: where the chunks run; default is this Airflow's own workers.
+    :param overrides: values over those of the ensemble file; None leaves the file's. Templated.
+    :param simulations: another table than the file's. Templated.
+    :param asset: updated by the collecting task, with the counts in the event's ``extra``; a name,
+        or an ``Asset``; default is an asset named after the group.
+    :param to: where the collected dataset is written, if anywhere. Templated.
+    :param format: ``zarr`` or ``netcdf``; default is what the ending of ``to`` says.
+    :param options: further arguments of ``TaskGroup``.
+    """
+
+    def __init__(
+        self,
+        group_id: str,
+        *,
+        ensemble: str,
+        backend: Backend | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        simulations: Any = None,
+        asset: Asset | str | None = None,
+        to: str | None = None,
+        format: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(group_id=group_id, **options)
+        common: dict[str, Any] = {
+            "ensemble": ensemble,
+            "overrides": overrides,
+            "simulations": simulations,
+            "render_template_as_native_obj": True,
+        }
+        with self:
+            register = RegisterSimulationsOperator(task_id="register", **common)
+            last = (backend or Local()).add_tasks(register.output, common)
+            collect = CollectOperator(
+                task_id="collect",
+                registration=register.output,
+                asset=asset or group_id,
+                to=to,
+                format=format,
+                **common,
+            )
+            last >> collect
