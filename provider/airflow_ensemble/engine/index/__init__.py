@@ -1,1 +1,39 @@
 """The output index: one interface, SQLite and PostgreSQL behind it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from airflow_ensemble.engine.errors import UsageError
+from airflow_ensemble.engine.index.interface import OutputIndex
+
+_POSTGRES = ("postgresql://", "postgres://")
+
+
+def open_index(
+    location: str | Path, *, create: bool = False, uuid: str | None = None
+) -> OutputIndex:
+    """Open an output index.
+
+    :param location: an absolute path (SQLite) or a ``postgresql://`` DSN.
+    :param create: make the index when there is none; only ``init`` and ``register`` may.
+    :param uuid: the uuid that batches and chunks carry; None accepts any index.
+    :raises IndexMismatch: when there is no index, or it is another one, unreadable or too new.
+    :raises IndexUnavailable: when the database cannot be reached.
+    """
+    from airflow_ensemble.engine.index.output_index import DatabaseIndex
+
+    text = str(location)
+    if text.startswith(_POSTGRES):
+        from airflow_ensemble.engine.index.postgres import PostgresDatabase
+
+        return DatabaseIndex(PostgresDatabase(text), create=create, uuid=uuid)
+    path = Path(text)
+    if "://" in text or not path.is_absolute():
+        raise UsageError(
+            f"the output index {text.split('@')[-1]!r} is neither an absolute path nor a "
+            "postgresql:// address"
+        )
+    from airflow_ensemble.engine.index.sqlite import SqliteDatabase
+
+    return DatabaseIndex(SqliteDatabase(path, create=create), create=create, uuid=uuid)

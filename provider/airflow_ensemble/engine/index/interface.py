@@ -7,6 +7,7 @@ settings hashes of one ensemble, stand side by side: an :class:`EnsembleKey` sel
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,11 @@ class EnsembleKey:
     number: int
     name: str
     settings_hash: str
+
+
+def batch_id(name: str, settings_hash: str, key: str) -> str:
+    """Return the id of the batch that ``key`` names: a retry of the same caller finds it again."""
+    return hashlib.sha256(f"{name}\n{settings_hash}\n{key}".encode()).hexdigest()[:10]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,361 @@
+"""The output index, written once over the seam of :mod:`.database`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from airflow_ensemble.engine.chunk import Assignment
+from airflow_ensemble.engine.errors import UsageError
+from airflow_ensemble.engine.index import ownership, recording, registration, restoring, rows
+from airflow_ensemble.engine.index.database import Database, Session, prepare
+from airflow_ensemble.engine.index.interface import (
+    LEASE,
+    AttemptInfo,
+    BatchInfo,
+    ChunkInfo,
+    Counts,
+    EnsembleKey,
+    OutputIndex,
+    Registration,
+    Result,
+    Scope,
+    SimulationInfo,
+)
+from airflow_ensemble.engine.recipe import Recipe
+from airflow_ensemble.engine.segment import Finished, Started
+from airflow_ensemble.engine.simulation import Simulation, canonical_json
+
+_PAGE = 2000
+_ALL = Scope()
+_CANCELLED = "cancelled on request"
+
+
+class DatabaseIndex(OutputIndex):
+    """The output index in a database.
+
+    :param database: where its rows are.
+    :param create: make the index when there is none.
+    :param uuid: the uuid that it must have; None accepts any.
+    """
+
+    def __init__(
+        self, database: Database, *, create: bool = False, uuid: str | None = None
+    ) -> None:
+        self._database = database
+        try:
+            self.uuid = prepare(database, create=create, uuid=uuid)
+        except BaseException:
+            database.close()
+            raise
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._database.close()
+
+    def now(self) -> float:
+        """Return the database's time, Unix seconds."""
+        (time,) = self._database.read(lambda session: session.rows("clock"))[0]
+        return float(time)
+
+    # --- ensembles and registration -------------------------------------------------------------
+
+    def define(self, recipe: Recipe) -> EnsembleKey:
+        """Make the ensemble known, or find it."""
+        return self._database.transact(lambda session: _define(session, recipe))
+
+    def ensembles(self, name: str | None = None) -> list[EnsembleKey]:
+        """Return the known ensembles, newest settings first."""
+        found = self._database.read(lambda session: session.rows("ensemble_list", name=name))
+        return [EnsembleKey(*row) for row in found]
+
+    def recipe(self, ensemble: EnsembleKey) -> Recipe:
+        """Return the recipe that pull workers follow."""
+        row = self._database.read(
+            lambda session: session.row("ensemble_recipe", ensemble=ensemble.number)
+        )
+        if row is None:
+            raise UsageError(f"ensemble {ensemble.name!r} is not defined in this output index")
+        return Recipe.from_dict(json.loads(row[0]))
+
+    def register(
+        self,
+        ensemble: EnsembleKey,
+        simulations: Iterable[Simulation],
+        *,
+        batch_key: str,
+        skip_existing: bool = True,
+        replace: bool = False,
+    ) -> Registration:
+        """Register simulations: idempotent, streamed, safe beside other registrations."""
+        request = registration.Request(ensemble, batch_key, skip_existing, replace)
+        return registration.register(self._database, request, simulations)
+
+    # --- push: dispatch, chunks -----------------------------------------------------------------
+
+    def dispatch(
+        self,
+        ensemble: EnsembleKey,
+        batch: str,
+        *,
+        backend: str,
+        n_chunks: int,
+        max_chunk_size: int | None = None,
+    ) -> list[ChunkInfo]:
+        """Move the batch's pending simulations to ``dispatched``, dealt to chunks."""
+        return self._database.transact(
+            lambda session: ownership.dispatch(
+                session, ensemble, batch, backend, n_chunks, max_chunk_size
+            )
+        )
+
+    def chunks(self, batch: str) -> list[ChunkInfo]:
+        """Return the chunks of a batch by number."""
+        return self._database.read(lambda session: ownership.chunks(session, batch))
+
+    def chunk(self, id: str) -> ChunkInfo:
+        """Return one chunk."""
+        return self._database.read(lambda session: ownership.chunk(session, id))
+
+    def chunk_owner(self, id: str) -> tuple[EnsembleKey, BatchInfo]:
+        """Return the ensemble and the batch that a chunk belongs to."""
+        return self._database.read(lambda session: ownership.chunk_owner(session, id))
+
+    def assignments(self, chunk: str) -> list[Assignment]:
+        """Return the unfinished simulations that the chunk owns, in order."""
+        return self._database.read(lambda session: ownership.assignments(session, chunk))
+
+    def resubmit(self, chunk: str) -> ChunkInfo:
+        """Give every unfinished simulation of the chunk a new attempt."""
+        return self._database.transact(lambda session: ownership.resubmit(session, chunk))
+
+    def settle(self, chunk: str) -> int:
+        """End the chunk: the unfinished ones return to ``pending``."""
+        return self._database.transact(lambda session: ownership.settle(session, chunk))
+
+    def open_batches(self, ensemble: EnsembleKey) -> list[BatchInfo]:
+        """Return the batches with at least one open chunk, oldest first."""
+        found = self._database.read(
+            lambda session: session.rows("batch_open", ensemble=ensemble.number)
+        )
+        return [rows.batch_info(row) for row in found]
+
+    # --- pull: workers, claims, leases ----------------------------------------------------------
+
+    def enlist(self, ensemble: EnsembleKey, worker: str, host: str, lease: float = LEASE) -> None:
+        """Announce a pull worker; its lease begins."""
+        self._database.transact(
+            lambda session: session.run(
+                "worker_enlist",
+                ensemble=ensemble.number,
+                worker=worker,
+                host=host,
+                lease=float(lease),
+            )
+        )
+
+    def claim(self, worker: str, limit: int) -> list[Assignment]:
+        """Claim up to ``limit`` pending simulations of the worker's ensemble."""
+        times: list[float] = []
+
+        def work(session: Session) -> list[Assignment]:
+            for time in times:
+                # The commit of an earlier try went through, only its answer was lost.
+                if found := session.rows("claimed_at", worker=worker, time=time):
+                    return ownership.in_order(found)
+            claimed, now = ownership.claim(session, worker, limit)
+            times.append(now)
+            return claimed
+
+        return self._database.transact(work)
+
+    def renew(self, worker: str) -> frozenset[tuple[str, int]]:
+        """Renew the lease; return (id, attempt) of all that the worker still holds."""
+
+        def work(session: Session) -> frozenset[tuple[str, int]]:
+            ownership.renew(session, worker)
+            held = session.rows("worker_holds", worker=worker)
+            return frozenset((id, attempt) for id, attempt in held)
+
+        return self._database.transact(work)
+
+    def discharge(self, worker: str) -> int:
+        """Hand back all that the worker holds, and forget the worker."""
+        return self._database.transact(lambda session: ownership.discharge(session, worker))
+
+    # --- both: what happened --------------------------------------------------------------------
+
+    def record(
+        self,
+        ensemble: EnsembleKey,
+        records: Sequence[Started | Finished],
+        *,
+        worker: str | None = None,
+    ) -> int:
+        """Bring started and finished attempts into the index, in bulk."""
+
+        def work(session: Session) -> int:
+            if worker is not None:
+                ownership.renew(session, worker)
+            return recording.record(
+                session, ensemble, records, locks_rows=self._database.locks_rows
+            )
+
+        return self._database.transact(work) if records or worker is not None else 0
+
+    def expire(self) -> int:
+        """Take back what workers with an expired lease hold."""
+        return self._database.transact(ownership.expire)
+
+    def restore(self, ensemble: EnsembleKey, finished: Iterable[Finished]) -> int:
+        """Rebuild: put finished attempts back."""
+        return restoring.restore(self._database, ensemble, finished)
+
+    # --- people ---------------------------------------------------------------------------------
+
+    def cancel(self, ensemble: EnsembleKey, scope: Scope) -> list[tuple[str, str | None]]:
+        """Fail unfinished simulations as ``cancelled`` and fence their attempts."""
+        names, parameters = _conditions(scope)
+        parameters["ensemble"] = ensemble.number
+        times: list[float] = []
+
+        def work(session: Session) -> list[tuple[Any, ...]]:
+            for time in times:
+                # The commit of an earlier try went through, only its answer was lost.
+                if found := session.rows("cancelled_at", ensemble=ensemble.number, time=time):
+                    return found
+            (now,) = session.row("clock") or (0.0,)
+            times.append(now)
+            if self._database.locks_rows:
+                session.rows("cancel_lock", names, **parameters)
+            session.run("cancel_note", names, detail=_CANCELLED, **parameters)
+            return session.rows("cancel", names, detail=_CANCELLED, **parameters)
+
+        found = sorted(self._database.transact(work), key=lambda row: int(row[2]))
+        return [(id, chunk) for id, chunk, _ in found]
+
+    def retry(self, ensemble: EnsembleKey, scope: Scope) -> int:
+        """Send failed simulations back to pending with their counters at zero."""
+        names, parameters = _conditions(scope)
+        return self._database.transact(
+            lambda session: session.run("retry", names, ensemble=ensemble.number, **parameters)
+        )
+
+    def reopen_chunk(self, chunk: str) -> int:
+        """Give the chunk its failed simulations back as dispatched, counters at zero."""
+        return self._database.transact(lambda session: ownership.reopen_chunk(session, chunk))
+
+    def counts(self, ensemble: EnsembleKey, scope: Scope = _ALL) -> Counts:
+        """Count simulations by status."""
+        names, parameters = _conditions(scope)
+        statement = "count"
+        if names == ["scope_batch"]:
+            names, statement = [], "count_batch"
+        parameters["ensemble"] = ensemble.number
+        return rows.counts(
+            self._database.read(lambda session: session.rows(statement, names, **parameters))
+        )
+
+    def simulation(self, ensemble: EnsembleKey, id: str) -> SimulationInfo | None:
+        """Return what is known of one simulation, or None."""
+        return next(self.simulations(ensemble, Scope(ids=[id])), None)
+
+    def simulations(
+        self, ensemble: EnsembleKey, scope: Scope = _ALL, limit: int | None = None
+    ) -> Iterator[SimulationInfo]:
+        """Yield simulations in table order."""
+        return map(rows.simulation_info, self._pages("page", ensemble, scope, limit))
+
+    def attempts(self, ensemble: EnsembleKey, id: str) -> list[AttemptInfo]:
+        """Return the unsuccessful attempts of one simulation, oldest first."""
+        found = self._database.read(
+            lambda session: session.rows("attempts", ensemble=ensemble.number, id=id)
+        )
+        return [rows.attempt_info(row) for row in found]
+
+    def results(self, ensemble: EnsembleKey, scope: Scope = _ALL) -> Iterator[Result]:
+        """Yield the newest complete results in table order."""
+        return map(rows.result, self._pages("results", ensemble, scope, None))
+
+    # --- segments already read ------------------------------------------------------------------
+
+    def offsets(self, ensemble: EnsembleKey) -> dict[str, int]:
+        """Return how many bytes of each segment have been recorded."""
+        found = self._database.read(
+            lambda session: session.rows("segment_list", ensemble=ensemble.number)
+        )
+        return {name: int(consumed) for name, consumed in found}
+
+    def set_offset(self, ensemble: EnsembleKey, segment: str, offset: int) -> None:
+        """Note that a segment is recorded up to ``offset``."""
+        self._database.transact(
+            lambda session: session.run(
+                "segment_note", ensemble=ensemble.number, name=segment, consumed=offset
+            )
+        )
+
+    def _pages(
+        self, statement: str, ensemble: EnsembleKey, scope: Scope, limit: int | None
+    ) -> Iterator[tuple[Any, ...]]:
+        # Page by page, so that no transaction is open between two rows and memory stays flat.
+        names, parameters = _conditions(scope)
+        parameters["ensemble"] = ensemble.number
+        after, left = -1, limit
+        while left is None or left > 0:
+            size = _PAGE if left is None else min(_PAGE, left)
+            read = _reader(statement, names, {**parameters, "after": after, "limit": size})
+            page = self._database.read(read)
+            yield from page
+            if len(page) < size:
+                return
+            after = page[-1][0]
+            left = None if left is None else left - len(page)
+
+
+def _reader(
+    statement: str, names: list[str], parameters: dict[str, Any]
+) -> Callable[[Session], list[tuple[Any, ...]]]:
+    return lambda session: session.rows(statement, names, **parameters)
+
+
+def _define(session: Session, recipe: Recipe) -> EnsembleKey:
+    session.script("define_lock")
+    taken = session.row("ensemble_with_output", output=recipe.output, name=recipe.ensemble)
+    if taken:
+        raise UsageError(
+            f"the output root {recipe.output} belongs to ensemble {taken[0]!r}: give ensemble "
+            f"{recipe.ensemble!r} another output"
+        )
+    settings_hash = recipe.settings.hash
+    session.run(
+        "ensemble_define",
+        name=recipe.ensemble,
+        settings_hash=settings_hash,
+        output=recipe.output,
+        recipe=canonical_json(recipe.as_dict()),
+        max_attempts=recipe.limits.max_attempts,
+        max_interruptions=recipe.limits.max_interruptions,
+    )
+    row = session.row("ensemble_find", name=recipe.ensemble, settings_hash=settings_hash)
+    assert row is not None
+    return EnsembleKey(int(row[0]), recipe.ensemble, settings_hash)
+
+
+def _conditions(scope: Scope) -> tuple[list[str], dict[str, Any]]:
+    """Return the names of the conditions that a scope means, and their parameters."""
+    names: list[str] = []
+    parameters: dict[str, Any] = {}
+    if scope.batch is not None:
+        names.append("scope_batch")
+        parameters["scope_batch"] = scope.batch
+    if scope.chunk is not None:
+        names.append("scope_chunk")
+        parameters["scope_chunk"] = scope.chunk
+    if scope.ids is not None:
+        names.append("scope_ids")
+        parameters["ids"] = json.dumps(list(scope.ids))
+    if scope.statuses is not None:
+        names.append("scope_statuses")
+        parameters["statuses"] = json.dumps([status.value for status in scope.statuses])
+    return names, parameters

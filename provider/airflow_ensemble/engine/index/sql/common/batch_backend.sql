@@ -1,0 +1,1 @@
+UPDATE batches SET backend = :backend WHERE id = :batch

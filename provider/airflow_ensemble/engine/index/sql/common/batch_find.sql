@@ -1,0 +1,1 @@
+SELECT generation, opened FROM batches WHERE id = :batch @for_update

@@ -1,0 +1,1 @@
+UPDATE chunks SET state = 'open' WHERE id = :chunk

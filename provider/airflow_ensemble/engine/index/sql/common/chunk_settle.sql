@@ -1,0 +1,1 @@
+UPDATE chunks SET state = 'settled' WHERE id = :chunk

@@ -1,0 +1,1 @@
+UPDATE chunks SET submission = submission + 1, state = 'open' WHERE id = :chunk

@@ -1,0 +1,2 @@
+UPDATE ensembles SET generation = :generation, next_position = :next_position
+WHERE number = :ensemble

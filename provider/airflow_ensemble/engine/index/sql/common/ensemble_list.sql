@@ -1,0 +1,3 @@
+SELECT number, name, settings_hash FROM ensembles
+WHERE CAST(:name AS TEXT) IS NULL OR name = :name
+ORDER BY number DESC

@@ -1,0 +1,1 @@
+SELECT generation, next_position FROM ensembles WHERE number = :ensemble @for_update

@@ -1,0 +1,1 @@
+SELECT recipe FROM ensembles WHERE number = :ensemble

@@ -1,0 +1,11 @@
+-- `WHERE TRUE` keeps SQLite from reading ON CONFLICT as a join's condition.
+INSERT INTO simulations (
+    ensemble, position, id, params, digest, resources, resource_class, time_limit, priority,
+    status, generation, registered_by, updated
+)
+SELECT
+    :ensemble, :base + n, id, params, digest, resources, resource_class, time_limit, priority,
+    'pending', :generation, :batch, @now
+FROM stage
+WHERE TRUE
+ON CONFLICT (ensemble, id) DO NOTHING

@@ -1,0 +1,1 @@
+SELECT COALESCE(MAX(generation), 1) FROM stage_finished

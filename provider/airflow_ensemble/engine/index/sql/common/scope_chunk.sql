@@ -1,0 +1,1 @@
+AND s.chunk = :scope_chunk

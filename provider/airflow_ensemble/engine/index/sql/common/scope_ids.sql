@@ -1,0 +1,1 @@
+AND s.id IN (@given_ids)

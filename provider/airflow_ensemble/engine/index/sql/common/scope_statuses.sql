@@ -1,0 +1,1 @@
+AND s.status IN (@given_statuses)

@@ -1,0 +1,1 @@
+SELECT name, consumed FROM segments WHERE ensemble = :ensemble

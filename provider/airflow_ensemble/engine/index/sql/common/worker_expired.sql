@@ -1,0 +1,1 @@
+SELECT id FROM workers WHERE expires <= @now ORDER BY id @skip_locked

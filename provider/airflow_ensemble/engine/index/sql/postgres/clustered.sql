@@ -1,0 +1,1 @@
+-- PostgreSQL has heap tables only.

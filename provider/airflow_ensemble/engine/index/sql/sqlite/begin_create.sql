@@ -1,0 +1,1 @@
+-- BEGIN IMMEDIATE keeps every other creator out.

@@ -1,0 +1,1 @@
+-- BEGIN IMMEDIATE has locked the whole database.

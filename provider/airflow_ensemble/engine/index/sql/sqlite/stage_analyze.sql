@@ -1,0 +1,1 @@
+-- SQLite needs no statistics of it.
