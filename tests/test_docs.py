@@ -1,0 +1,129 @@
+"""The documentation builds without a warning, and says what the program says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from airflow_ensemble.cli.commands import COMMANDS
+from airflow_ensemble.engine.ensemble import KEYS, Ensemble, build
+from airflow_ensemble.engine.ensemble_yaml import parse_yaml
+from airflow_ensemble.engine.execution import _READERS
+from airflow_ensemble.engine.schema import RESOURCES
+from airflow_ensemble.engine.simulation import ProductStatus, Reason, Status
+from airflow_ensemble.engine.table import FUTURE, RESERVED
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.rst"))
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the documentation; a warning is an error."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"]
+    done = subprocess.run(
+        [*command, "-d", str(folder / "doctrees"), str(DOCS), str(folder / "html")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "html"
+
+
+def test_every_command_is_described(site: Path) -> None:
+    page = (site / "reference" / "command-line.html").read_text()
+    assert COMMANDS
+    assert [c.name for c in COMMANDS if f'id="ensemble-{c.name}"' not in page] == []
+
+
+def test_every_status_and_reason_is_described() -> None:
+    page = (DOCS / "reference" / "statuses.rst").read_text()
+    for kind in (Status, ProductStatus, Reason):
+        assert [member.value for member in kind if f"``{member.value}``" not in page] == []
+
+
+@dataclass(frozen=True)
+class Key:
+    """What the reference says of one key of the ensemble file."""
+
+    name: str
+    default: str
+    example: str
+
+
+def documented_keys() -> list[Key]:
+    text = (DOCS / "reference" / "ensemble-file.rst").read_text()
+    entry = re.compile(
+        r"^\.\. confval:: (\w+)\n   :type: .+\n   :default: (.+)\n((?:   .*\n|\n)+)", re.MULTILINE
+    )
+    return [
+        Key(
+            name,
+            default.strip("`") if default.startswith("`") else f"({default})",
+            textwrap.dedent(body.partition(".. code-block:: yaml\n")[2]),
+        )
+        for name, default, body in entry.findall(text)
+    ]
+
+
+def build_file(text: str) -> Ensemble:
+    minimal = "name: x\nmodel: m:f\nsimulations: t.csv\nproducts: [p]\noutput: o\n"
+    values = {**parse_yaml(minimal, "minimal"), **(parse_yaml(text, "example") if text else {})}
+    if "command" in values:
+        values.pop("model")
+    return build(ROOT / "ensemble.yaml", values)
+
+
+def test_every_key_of_the_ensemble_file_is_described_once() -> None:
+    assert sorted(key.name for key in documented_keys()) == sorted(KEYS)
+
+
+@pytest.mark.parametrize("key", documented_keys(), ids=lambda key: key.name)
+def test_example_of_key_is_valid(key: Key) -> None:
+    assert key.name in parse_yaml(key.example, "example")
+    build_file(key.example)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [key for key in documented_keys() if re.fullmatch(r'[\w.]+|"\w*"|\{\}', key.default)],
+    ids=lambda key: key.name,
+)
+def test_default_of_key_is_the_real_one(key: Key) -> None:
+    assert build_file(f"{key.name}: {key.default}") == build_file("")
+
+
+def test_execution_keys_columns_and_resources_are_described() -> None:
+    text = (DOCS / "reference" / "ensemble-file.rst").read_text()
+    for name in (*_READERS, *RESERVED, *FUTURE, *RESOURCES):
+        assert f"``{name}``" in text
+
+
+def test_tests_named_in_the_documentation_exist() -> None:
+    named = re.compile(r"``(tests/[\w/]+\.py)::(\w+)``")
+    found = [
+        (path.name, file, name) for path in PAGES for file, name in named.findall(path.read_text())
+    ]
+    assert len(found) > 20
+    missing = [
+        (page, file, name)
+        for page, file, name in found
+        if not (ROOT / file).is_file() or f"def {name}(" not in (ROOT / file).read_text()
+    ]
+    assert missing == []
+
+
+def test_readme_links_lead_somewhere() -> None:
+    text = (ROOT / "README.md").read_text()
+    targets = [target for target in re.findall(r"\]\(([^)#]+)", text) if "://" not in target]
+    assert targets
+    assert [target for target in targets if not (ROOT / target).exists()] == []
