@@ -527,9 +527,9 @@ class LocalAppender(Appender):
         """See :meth:`Appender.sync`."""
         if self._descriptor is None or not self._is_dirty:
             return
+        self._is_dirty = False  # before, not after: another thread may write meanwhile
         with _explained(f"cannot sync {self.path}"):
             os.fsync(self._descriptor)
-        self._is_dirty = False
 
     def close(self) -> None:
         """See :meth:`Appender.close`."""

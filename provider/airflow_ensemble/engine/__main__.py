@@ -1,0 +1,95 @@
+"""``python -m airflow_ensemble.engine``: the workers' own command line. Standard library only."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from airflow_ensemble import __version__
+from airflow_ensemble.engine.errors import EnsembleError
+
+_DESCRIPTION = "Workers of airflow-provider-ensemble: they run simulations and record outcomes."
+_PUSH = """\
+Run the simulations of one chunk file and append what comes of each to a segment below the output
+root. No database is needed. Started again, it runs only what is unfinished.
+
+exit codes: 0 all complete; 1 some attempts failed; 2 the chunk, the output root or the model cannot
+be used (no attempt is charged); 3 stopped, or another worker runs this chunk.
+
+A file CHUNK.cancel beside the chunk file, with ids one a line or *, cancels simulations.
+environment: ENSEMBLE_SCRATCH  where working directories are made (default TMPDIR)
+             ENSEMBLE_KEEP_WORKDIR=1  keep the working directories of failed simulations
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a worker from the command line.
+
+    :param arguments: default ``sys.argv[1:]``.
+    :return: the exit code.
+    """
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(
+        level=logging.DEBUG if options.verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+        stream=sys.stderr,
+    )
+    try:
+        code: int = options.function(options)
+    except EnsembleError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m airflow_ensemble.engine", description=_DESCRIPTION)
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    push = commands.add_parser(
+        "push-worker",
+        help="run one chunk file",
+        description=_PUSH,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    push.add_argument("chunk", type=Path, help="the chunk file, <chunk>.<submission>.jsonl")
+    _add_common(push)
+    push.set_defaults(function=_push)
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cpus", type=_positive, default=1, help="cores to use at one time (default 1)"
+    )
+    parser.add_argument(
+        "--stop-with-stdin",
+        action="store_true",
+        help="stop when standard input ends, because the parent is gone",
+    )
+    parser.add_argument("--verbose", action="store_true", help="log every simulation")
+
+
+def _push(options: argparse.Namespace) -> int:
+    from airflow_ensemble.engine.worker.push import push_worker
+    from airflow_ensemble.engine.worker.stop import Stop, stop_on_signals, stop_with_stdin
+
+    stop = Stop()
+    if options.stop_with_stdin:
+        stop_with_stdin(stop)
+    with stop_on_signals(stop):
+        return push_worker(options.chunk, cpus=options.cpus, stop=stop)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Pools: how one worker spreads simulations over its CPUs, and survives whatever they do."""

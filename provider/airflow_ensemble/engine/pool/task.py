@@ -1,0 +1,94 @@
+"""What a pool is given and what it gives back. Standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Union
+
+from airflow_ensemble.engine.chunk import Assignment
+from airflow_ensemble.engine.pool.spool import Spool
+from airflow_ensemble.engine.simulation import Product, Reason
+
+
+def execution_token(token: str, attempt: int) -> str:
+    """Return the token of one execution by the worker with this token.
+
+    A pull worker may hold several attempts of one simulation in turn.
+    """
+    return f"{token}-{attempt}"
+
+
+@dataclass(frozen=True)
+class Began:
+    """A simulation has begun.
+
+    :param time: Unix seconds.
+    """
+
+    assignment: Assignment
+    time: float
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A simulation has ended.
+
+    :param started: Unix seconds.
+    :param duration: seconds.
+    :param reason: None when it completed.
+    :param detail: one line for people.
+    :param products: one record per declared product, as far as it got.
+    :param log: what it printed; the receiver closes it.
+    """
+
+    assignment: Assignment
+    started: float
+    duration: float
+    reason: Reason | None = None
+    detail: str = ""
+    products: tuple[Product, ...] = ()
+    log: Spool | None = None
+
+
+Event = Union[Began, Ended]
+
+
+@dataclass
+class Task:
+    """One execution of an assignment in a pool.
+
+    :param number: of this execution; never used twice.
+    :param clock: when it began, monotonic seconds; 0 while it waits.
+    :param deadline: when it must have ended, monotonic seconds.
+    :param verdict: why the pool killed it, with the detail, if it did.
+    """
+
+    number: int
+    assignment: Assignment
+    time_limit: float | None
+    started: float = 0.0
+    clock: float = 0.0
+    deadline: float = float("inf")
+    verdict: tuple[Reason, str] | None = None
+
+    @property
+    def id(self) -> str:
+        """Return the simulation's id."""
+        return self.assignment.simulation.id
+
+    @property
+    def cores(self) -> int:
+        """Return the cores that it occupies."""
+        return self.assignment.simulation.resources.cores
+
+    def message(self) -> Mapping[str, Any]:
+        """Return what the process that runs it must know."""
+        simulation = self.assignment.simulation
+        return {
+            "task": self.number,
+            "id": simulation.id,
+            "attempt": self.assignment.attempt,
+            "params": dict(simulation.params),
+            "cpus": simulation.resources.cores,
+        }

@@ -1,0 +1,74 @@
+"""The wish that a worker stop: a signal, the end of its standard input, or a call.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class Stop:
+    """Whether and why to stop. Safe to use from any thread and from signal handlers."""
+
+    def __init__(self) -> None:
+        self.reason = ""
+        self._listeners: list[Callable[[], None]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.reason)
+
+    def request(self, reason: str) -> None:
+        """Ask the worker to stop; only the first reason counts.
+
+        :param reason: one line for people.
+        """
+        if not self.reason:
+            self.reason = reason
+        for listener in self._listeners:
+            listener()
+
+    @contextmanager
+    def notifying(self, listener: Callable[[], None]) -> Iterator[None]:
+        """Call ``listener`` on every request while the block runs."""
+        self._listeners.append(listener)
+        try:
+            yield
+        finally:
+            self._listeners.remove(listener)
+
+
+@contextmanager
+def stop_on_signals(stop: Stop) -> Iterator[None]:
+    """Turn SIGTERM, SIGINT and SIGHUP into a request while the block runs (main thread only)."""
+
+    def handle(number: int, _: FrameType | None) -> None:
+        stop.request(f"the worker got {signal.Signals(number).name}")
+
+    old = {number: signal.signal(number, handle) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def stop_with_stdin(stop: Stop) -> None:
+    """Request a stop when standard input ends, because whoever held it is gone."""
+
+    def watch() -> None:
+        try:
+            while os.read(0, 4096):
+                pass
+        except OSError:
+            pass
+        stop.request("the worker's standard input has ended: its parent is gone")
+
+    threading.Thread(target=watch, name="stdin-watch", daemon=True).start()
