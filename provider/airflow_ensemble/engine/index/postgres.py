@@ -1,0 +1,250 @@
+"""The output index's PostgreSQL side: one database, any number of machines.
+
+The tables stand in the schema ``airflow_ensemble``. A connection keeps session state (search path,
+the stage tables of a registration): behind PgBouncer, use session pooling.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from airflow_ensemble.engine.errors import IndexUnavailable, OutputIndexError, UsageError
+from airflow_ensemble.engine.index.database import Database, Session
+from airflow_ensemble.engine.index.statements import Statements
+
+if TYPE_CHECKING:
+    import psycopg
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: Seconds for which a server that cannot be reached is tried again.
+PATIENCE = 20.0
+_BATCH = 20_000
+_DEFAULTS = {
+    "connect_timeout": "5",
+    "application_name": "airflow-ensemble",
+    # A server that vanished without a word is noticed within half a minute.
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+}
+# Compiling pays for analytical queries only. No statement here may hold locks while its client is
+# gone.
+_SETTINGS = (
+    "SET search_path TO airflow_ensemble",
+    "SET jit TO off",
+    "SET client_min_messages TO warning",
+    "SET idle_in_transaction_session_timeout TO '60s'",
+)
+# What no later try can mend.
+_REFUSALS = ("authentication failed", "does not exist", "no password supplied", "pg_hba.conf")
+
+
+class PostgresSession(Session):
+    """Statements on the one connection of a :class:`PostgresDatabase`."""
+
+    def __init__(self, connection: psycopg.Connection[Any], statements: Statements) -> None:
+        self._connection = connection
+        self.statements = statements
+
+    def execute(self, text: str, parameters: dict[str, Any]) -> tuple[list[tuple[Any, ...]], int]:
+        """Run one statement; return its rows, and how many rows it changed."""
+        cursor = self._connection.execute(text.encode(), parameters)
+        return cursor.fetchall() if cursor.description else [], cursor.rowcount
+
+
+class PostgresDatabase(Database):
+    """An index in a PostgreSQL database.
+
+    :param dsn: ``postgresql://…``; never shown in messages.
+    :param patience: seconds for which an unreachable server is tried again.
+    :raises UsageError: when psycopg is not installed, or the address is malformed.
+    """
+
+    locks_rows = True
+
+    def __init__(self, dsn: str, *, patience: float = PATIENCE) -> None:
+        self._psycopg = _import_psycopg()
+        self.statements = Statements("postgres", pyformat=True)
+        self._patience = patience
+        self._turn = threading.RLock()
+        self._connection: psycopg.Connection[Any] | None = None
+        self._parameters = self._parse(dsn)
+
+    @property
+    def place(self) -> str:
+        """Return host, port and database, without user and password."""
+        values = self._parameters
+        host = values.get("host") or values.get("hostaddr") or "local socket"
+        return (
+            f"PostgreSQL at {host}:{values.get('port') or 5432}, database "
+            f"{values.get('dbname') or values.get('user') or 'default'!r}"
+        )
+
+    def transact(self, work: Callable[[Session], T], *, repeat: bool = True) -> T:
+        """Run ``work`` in one transaction; again after a deadlock or a lost connection."""
+
+        def whole(connection: psycopg.Connection[Any]) -> T:
+            connection.execute("BEGIN")
+            result = work(PostgresSession(connection, self.statements))
+            connection.execute("COMMIT")
+            return result
+
+        return self._persist(whole, repeat)
+
+    def read(self, work: Callable[[Session], T]) -> T:
+        """Run ``work``, which only reads; every statement sees what is committed."""
+        return self._persist(
+            lambda connection: work(PostgresSession(connection, self.statements)), True
+        )
+
+    def load(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> int:
+        """Copy rows into a temporary table. No transaction is open while ``rows`` is read."""
+        text = f"COPY pg_temp.{table} ({', '.join(columns)}) FROM STDIN".encode()
+        source = iter(rows)
+        total = 0
+        while batch := list(islice(source, _BATCH)):
+            self._persist(_copier(text, batch), False)
+            total += len(batch)
+        return total
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._turn:
+            self._drop()
+
+    def _persist(self, work: Callable[[psycopg.Connection[Any]], T], repeat: bool) -> T:
+        deadline = time.monotonic() + self._patience
+        delay = 0.05
+        with self._turn:
+            while True:
+                try:
+                    return work(self._connected())
+                except self._psycopg.Error as error:
+                    self._recover(error, repeat, time.monotonic() + delay > deadline)
+                except BaseException:
+                    self._roll_back()
+                    raise
+                # Not all clients of a restarted server at the same moment.
+                time.sleep(delay * random.uniform(0.5, 1.0))
+                delay = min(2 * delay, 2.0)
+
+    def _recover(self, error: psycopg.Error, repeat: bool, is_late: bool) -> None:
+        """Return when the work may run again; raise what the caller should see if it may not."""
+        errors = self._psycopg.errors
+        was_connected = self._connection is not None
+        if isinstance(error, (errors.DeadlockDetected, errors.SerializationFailure)):
+            self._roll_back()
+            if is_late:
+                self._give_up(error, IndexUnavailable)
+            return
+        if isinstance(error, errors.ReadOnlySqlTransaction) or self._is_lost(error):
+            self._drop()
+            if any(words in str(error) for words in _REFUSALS):
+                self._give_up(
+                    error, UsageError, "check the connection's user, password and database"
+                )
+            if is_late or (was_connected and not repeat):
+                self._give_up(error, IndexUnavailable)
+            log.warning("the output index (%s) cannot be reached, trying again", self.place)
+            return
+        self._roll_back()
+        if isinstance(error, errors.InsufficientPrivilege):
+            advice = "CREATE SCHEMA airflow_ensemble AUTHORIZATION <user> lets the user work"
+            self._give_up(error, UsageError, advice)
+        if isinstance(error, (self._psycopg.OperationalError, errors.UndefinedTable)):
+            self._give_up(error, IndexUnavailable)
+        self._give_up(error, OutputIndexError)
+
+    def _is_lost(self, error: psycopg.Error) -> bool:
+        if self._connection is None:
+            return isinstance(error, self._psycopg.OperationalError)
+        return self._connection.closed
+
+    def _give_up(
+        self,
+        error: psycopg.Error,
+        kind: type[OutputIndexError] | type[UsageError],
+        advice: str = "",
+    ) -> NoReturn:
+        text = " ".join(str(error).split())
+        password = self._parameters.get("password")
+        if password:
+            text = text.replace(str(password), "***")
+        advice = advice or "nothing is half done: the same call may simply be repeated"
+        # The cause is left out: a driver's message must not carry the address along.
+        raise kind(f"the output index ({self.place}) cannot be used: {text}; {advice}") from None
+
+    def _connected(self) -> psycopg.Connection[Any]:
+        if self._connection is not None and self._connection.closed:
+            self._drop()
+        if self._connection is None:
+            connection = self._psycopg.connect(
+                "",
+                autocommit=True,
+                # Plans are to follow the tables' size, and poolers do not know prepared statements.
+                prepare_threshold=None,
+                **{**_DEFAULTS, **self._parameters},
+            )
+            try:
+                for setting in _SETTINGS:
+                    connection.execute(setting.encode())
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
+        return self._connection
+
+    def _roll_back(self) -> None:
+        if self._connection is None:
+            return
+        try:
+            if self._connection.info.transaction_status.name != "IDLE":
+                self._connection.execute("ROLLBACK")
+        except self._psycopg.Error:
+            self._drop()
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _parse(self, dsn: str) -> dict[str, Any]:
+        try:
+            return dict(self._psycopg.conninfo.conninfo_to_dict(dsn))
+        except self._psycopg.Error:
+            raise UsageError(
+                "the output index's address is no PostgreSQL address: expected "
+                "postgresql://user@host:port/database"
+            ) from None
+
+
+def _copier(text: bytes, batch: list[Sequence[Any]]) -> Callable[[psycopg.Connection[Any]], None]:
+    def copy_batch(connection: psycopg.Connection[Any]) -> None:
+        with connection.cursor() as cursor, cursor.copy(text) as copy:
+            for row in batch:
+                copy.write_row(row)
+
+    return copy_batch
+
+
+def _import_psycopg() -> Any:
+    try:
+        import psycopg
+        import psycopg.conninfo
+        import psycopg.errors
+    except ImportError as error:
+        raise UsageError(
+            "an output index in PostgreSQL needs psycopg: pip install "
+            f"'airflow-provider-ensemble[postgres]' ({error})"
+        ) from error
+    return psycopg
