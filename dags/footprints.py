@@ -5,7 +5,8 @@ computes the day before it: the receptors keep their hours and are moved to that
 takes the table as it is, or moves it to the `day` of its form. What is complete is skipped.
 
 Results, and the tables of single days, go below the folder that the environment variable
-`ENSEMBLE_HOME` names, else beside the ensemble file, `footprints/ensemble.yaml`.
+`ENSEMBLE_HOME` names, else beside the ensemble file, `footprints/ensemble.yaml`. It runs at 03:00
+UTC, or when the cron expression in `ENSEMBLE_SCHEDULE` says; if that is empty, only by hand.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from airflow_ensemble.task_groups.local import Local
 
 FOLDER = Path(__file__).resolve().parent / "footprints"
 HOME = Path(os.environ.get("ENSEMBLE_HOME") or FOLDER)
+SCHEDULE = os.environ.get("ENSEMBLE_SCHEDULE", "0 3 * * *") or None
 
 FORM = {
     "receptors": Param(
@@ -94,28 +96,34 @@ OVERRIDES = {
 }
 
 
+def choose_day(wanted: str | None, run_type: str, scheduled: datetime | None) -> date | None:
+    """Return the day that the receptors are moved to; None takes them as they are."""
+    if wanted:
+        return date.fromisoformat(wanted)
+    if run_type == "manual" or scheduled is None:
+        return None
+    return (scheduled - timedelta(days=1)).date()
+
+
 @task
 def choose_receptors() -> str:
     """Return the table of this run, moved to its day if it has one."""
     from airflow_ensemble.models.receptors import write_receptors_of_day
 
     context = get_current_context()
-    table, day = FOLDER / context["params"]["receptors"], context["params"]["day"]
-    run = context["dag_run"]
-    if day is None and run.run_type != "manual" and run.logical_date is not None:
-        day = (run.logical_date - timedelta(days=1)).date().isoformat()
+    run, params = context["dag_run"], context["params"]
+    table = FOLDER / params["receptors"]
+    day = choose_day(params["day"], run.run_type, run.logical_date)
     if day is None:
         return str(table)
-    target = HOME / "receptors" / f"{day}.csv"
-    return str(write_receptors_of_day(table, date.fromisoformat(day), target))
+    return str(write_receptors_of_day(table, day, HOME / "receptors" / f"{day}.csv"))
 
 
 with DAG(
     dag_id="footprints",
     description="STILT footprints of every receptor of a table",
     doc_md=__doc__,
-    schedule="@daily",
-    start_date=datetime(2026, 1, 1),
+    schedule=SCHEDULE,
     catchup=False,
     max_active_runs=2,
     tags=["ensemble", "stilt"],

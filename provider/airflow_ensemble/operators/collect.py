@@ -9,10 +9,12 @@ from airflow.sdk import Asset, Context, TriggerRule
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_ensemble.engine.batch import verdict
+from airflow_ensemble.engine.collect import open_collection, write_collection
 from airflow_ensemble.engine.control import Control
 from airflow_ensemble.engine.index.interface import Counts, Scope
 from airflow_ensemble.engine.ingest import ingest
 from airflow_ensemble.engine.simulation import TERMINAL, Status
+from airflow_ensemble.engine.stacking import CollectError
 from airflow_ensemble.operators.base import EnsembleOperator, airflow_errors
 from airflow_ensemble.operators.dispatch import batch_of
 
@@ -21,7 +23,7 @@ MAX_NAMED = 20
 
 
 class CollectOperator(EnsembleOperator):
-    """Judges this run's batch, opens the dataset of all products, and updates an asset.
+    """Judges this run's batch, opens the dataset of its products, and updates an asset.
 
     It runs whatever became of the chunks (``all_done``), also when there were none: a night with
     nothing to do succeeds and updates its asset. It fails when more simulations of the batch failed
@@ -32,8 +34,8 @@ class CollectOperator(EnsembleOperator):
 
     :param registration: the result of ``RegisterSimulationsOperator``. Templated.
     :param asset: name of the asset to update, or the asset itself.
-    :param to: path or URI to write the dataset of all products to; absent, it is opened and
-        described but not written. Templated.
+    :param to: path or URI to write the dataset to, in one step; absent, it is opened and described
+        but not written. Templated.
     :param format: ``zarr`` or ``netcdf``; default is what the ending of ``to`` says.
     """
 
@@ -67,7 +69,7 @@ class CollectOperator(EnsembleOperator):
             ingest(control)
             counts = control.index.counts(control.key, Scope(batch=batch))
             self._judge(control, batch, counts)
-            written = self._collect(control)
+            written = self._collect(control, batch)
             facts = describe(control, self.registration, counts, written)
         if self.asset is not None:
             context["outlet_events"][self.asset].extra = facts
@@ -89,8 +91,21 @@ class CollectOperator(EnsembleOperator):
             self.log.error("%s", line)
         raise AirflowFailException(f"batch {batch}: {judgement.message}")
 
-    def _collect(self, control: Control) -> str | None:
-        return None
+    def _collect(self, control: Control, batch: str) -> str | None:
+        """Open the dataset, and write it where that was asked for; return where it is."""
+        results = list(control.index.results(control.key, Scope(batch=batch)))
+        if not results:
+            self.log.info("no simulation of this batch is complete: there is no dataset")
+            return None
+        try:
+            dataset = open_collection(results, control.root)
+            self.log.info("dataset of %d simulations:\n%s", len(results), dataset)
+            return write_collection(dataset, self.to, self.format) if self.to else None
+        except CollectError as error:
+            if self.to:
+                raise
+            self.log.warning("the products do not make one dataset: %s", error)
+            return None
 
 
 def name_offenders(control: Control, batch: str, file: str) -> list[str]:
