@@ -155,6 +155,8 @@ class ObjectRoot(OutputRoot):
                 lambda: self.filesystem.get_file(source, str(aside)),
             )
             aside.replace(target)
+        except StorageError:
+            raise
         except OSError as error:
             raise StorageError(f"cannot cache {self.uri}/{name} in {target}: {error}") from error
         finally:
