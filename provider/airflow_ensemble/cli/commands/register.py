@@ -1,0 +1,38 @@
+"""``ensemble register``: bring the table of simulations into the index, and run nothing."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+from airflow_ensemble.cli.command import Command, add_file_argument, positive
+from airflow_ensemble.cli.console import Console
+from airflow_ensemble.cli.opening import opened
+from airflow_ensemble.cli.registering import (
+    add_register_options,
+    new_batch_key,
+    register_batch,
+)
+
+
+def _add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--first", type=positive, metavar="N", help="only the first N rows of the table"
+    )
+    add_register_options(parser)
+    add_file_argument(parser)
+
+
+def _run(args: Namespace, console: Console) -> int:
+    with opened(args, create=True) as control:
+        register_batch(control, args, console, new_batch_key())
+    return 0
+
+
+COMMAND = Command(
+    name="register",
+    summary="Bring the table of simulations into the index, without running anything.",
+    example="ensemble register && ensemble pull-worker",
+    add_arguments=_add_arguments,
+    run=_run,
+    exit_codes={0: "registered", 2: "wrong input, nothing was changed", 3: "index not reachable"},
+)

@@ -1,0 +1,151 @@
+"""``ensemble show``: all that the index knows of one simulation."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from airflow_ensemble.cli.command import Command, add_file_option
+from airflow_ensemble.cli.console import Console
+from airflow_ensemble.cli.opening import opened, unknown_ids
+from airflow_ensemble.cli.text import format_bytes, format_duration, render_fields, render_table
+
+if TYPE_CHECKING:
+    from airflow_ensemble.engine.index.interface import AttemptInfo, SimulationInfo
+    from airflow_ensemble.engine.simulation import Product
+
+
+def _add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("id", metavar="ID", help="the simulation")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    add_file_option(parser)
+
+
+def _run(args: Namespace, console: Console) -> int:
+    with opened(args) as control:
+        info = control.index.simulation(control.key, args.id)
+        if info is None:
+            raise unknown_ids(control, [args.id])
+        attempts = control.index.attempts(control.key, args.id)
+        common = dict(control.recipe.settings.parameters)
+    if args.json:
+        console.say_json(as_record(info, attempts, common))
+    else:
+        console.say(render(info, attempts, common))
+    return 0
+
+
+def render(info: SimulationInfo, attempts: Sequence[AttemptInfo], common: dict[str, Any]) -> str:
+    """Return what is known of a simulation as text."""
+    parts = [render_fields(_fields(info, common))]
+    if info.products:
+        parts.append(_render_products(info.products))
+    if attempts:
+        parts.append("unsuccessful attempts:\n" + _render_attempts(attempts))
+    if info.log:
+        parts.append(f"its log: ensemble logs {info.simulation.id}")
+    return "\n\n".join(parts)
+
+
+def as_record(
+    info: SimulationInfo, attempts: Sequence[AttemptInfo], common: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what is known of a simulation as JSON values."""
+    return {
+        "id": info.simulation.id,
+        "status": info.status.value,
+        "reason": info.reason.value if info.reason else None,
+        "detail": info.detail,
+        "generation": info.generation,
+        "attempt": info.attempt,
+        "tries": info.tries,
+        "interruptions": info.interruptions,
+        "parameters": dict(info.simulation.params),
+        "common_parameters": common,
+        "resources": info.simulation.resources.as_dict(),
+        "host": info.host,
+        "started": info.started,
+        "duration": info.duration,
+        "log": info.log,
+        "batch": info.batch,
+        "chunk": info.chunk,
+        "worker": info.worker,
+        "result_generation": info.result_generation,
+        "products": [product.as_dict() for product in info.products],
+        "attempts": [{**attempt.__dict__, "reason": attempt.reason.value} for attempt in attempts],
+    }
+
+
+def _fields(info: SimulationInfo, common: dict[str, Any]) -> list[tuple[str, object]]:
+    simulation = info.simulation
+    own = [(f"  {name}", json.dumps(value)) for name, value in simulation.params.items()]
+    shared = [
+        (f"  {name}", f"{json.dumps(value)} (of the ensemble)")
+        for name, value in common.items()
+        if name not in simulation.params
+    ]
+    return [
+        ("simulation", simulation.id),
+        ("status", info.status.value),
+        ("reason", info.reason.value if info.reason else None),
+        ("detail", info.detail),
+        ("attempt", f"{info.attempt} ({info.tries} tries, {info.interruptions} interruptions)"),
+        ("generation", info.generation),
+        ("resources", simulation.resources.resource_class),
+        ("host", info.host),
+        ("started", format_time(info.started)),
+        ("duration", None if info.duration is None else format_duration(info.duration)),
+        ("chunk", info.chunk),
+        ("worker", info.worker),
+        ("parameters", " " if own or shared else None),
+        *own,
+        *shared,
+    ]
+
+
+def format_time(seconds: float | None) -> str | None:
+    """Return a Unix time as UTC to the second."""
+    if not seconds:
+        return None
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _render_products(products: Sequence[Product]) -> str:
+    rows = [
+        (
+            product.name,
+            product.status.value,
+            "" if product.size is None else format_bytes(product.size),
+            product.path or "",
+        )
+        for product in products
+    ]
+    return render_table(("product", "status", "size", "path"), rows, right=("size",))
+
+
+def _render_attempts(attempts: Sequence[AttemptInfo]) -> str:
+    rows = [
+        (
+            attempt.attempt,
+            attempt.reason.value,
+            attempt.host,
+            format_duration(attempt.duration),
+            attempt.detail,
+        )
+        for attempt in attempts
+    ]
+    headers = ("attempt", "reason", "host", "duration", "detail")
+    return render_table(headers, rows, right=("attempt", "duration"))
+
+
+COMMAND = Command(
+    name="show",
+    summary="Show all that is known of one simulation: parameters, attempts, products.",
+    example="ensemble show receptor-017",
+    add_arguments=_add_arguments,
+    run=_run,
+    exit_codes={0: "shown", 2: "no such simulation"},
+)

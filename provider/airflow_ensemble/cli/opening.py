@@ -1,0 +1,133 @@
+"""From arguments to an opened ensemble."""
+
+from __future__ import annotations
+
+import shlex
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_ensemble.cli.command import DEFAULT_FILE
+from airflow_ensemble.engine.errors import UsageError
+
+if TYPE_CHECKING:
+    from airflow_ensemble.engine.control import Control
+    from airflow_ensemble.engine.ensemble import Ensemble
+    from airflow_ensemble.engine.index.interface import EnsembleKey, OutputIndex
+
+
+def find_file(args: Namespace) -> Path:
+    """Return the path of the ensemble file that the arguments name.
+
+    :raises UsageError: when it is named twice, or when there is none.
+    """
+    positional = getattr(args, "positional_file", None)
+    if positional and args.file and positional != args.file:
+        raise UsageError(f"two ensemble files are named, {positional} and -f {args.file}: name one")
+    path = Path(positional or args.file or DEFAULT_FILE)
+    if path.is_dir():
+        path = path / DEFAULT_FILE
+    if not path.exists():
+        raise UsageError(
+            f"there is no ensemble file {path}: name one, or write a starter with `ensemble init`"
+        )
+    return path
+
+
+def file_option(args: Namespace) -> str:
+    """Return `` -f FILE`` for hints, or nothing where the default file is meant."""
+    named = getattr(args, "positional_file", None) or getattr(args, "file", None)
+    return f" -f {shlex.quote(named)}" if named and named != DEFAULT_FILE else ""
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """Read ``KEY=VALUE`` arguments; values are YAML, so that numbers are numbers.
+
+    :raises UsageError: naming the argument that is wrong.
+    """
+    from airflow_ensemble.engine.ensemble_yaml import parse_value
+
+    settings = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            raise UsageError(f"--set {pair}: write KEY=VALUE, such as parameters.n_hours=-6")
+        settings[key.strip()] = parse_value(value, f"--set {pair}")
+    return settings
+
+
+def load_ensemble(args: Namespace) -> Ensemble:
+    """Load the ensemble file that the arguments name, with what ``--set`` and the like change.
+
+    :raises UsageError: naming file, key and what to do.
+    """
+    from airflow_ensemble.engine.ensemble import load
+
+    path = find_file(args)
+    overrides = parse_settings(args.settings)
+    for argument, key in (("n_workers", "execution.n_workers"), ("backend", "execution.backend")):
+        value = getattr(args, argument, None)
+        if value is not None:
+            overrides[key] = value
+    return load(path, overrides)
+
+
+@contextmanager
+def opened(args: Namespace, *, create: bool = False) -> Iterator[Control]:
+    """Open the ensemble that the arguments name.
+
+    :param create: make the index where there is none.
+    """
+    from airflow_ensemble.engine.control import open_control
+
+    with open_control(load_ensemble(args), create=create) as control:
+        yield control
+
+
+def check_ids(control: Control, ids: Sequence[str]) -> None:
+    """Refuse ids that the ensemble does not have, so that a slip of the pen changes nothing.
+
+    :raises UsageError: naming all of them.
+    """
+    unknown = [id for id in ids if control.index.simulation(control.key, id) is None]
+    if unknown:
+        raise unknown_ids(control, unknown)
+
+
+def unknown_ids(control: Control, ids: Sequence[str]) -> UsageError:
+    """Return the error that names ids which the ensemble does not have."""
+    return UsageError(
+        f"ensemble {control.ensemble.name!r} has no simulation {', '.join(ids)} with the present "
+        f"settings: its ids stand in the table that {control.ensemble.path} names"
+    )
+
+
+@contextmanager
+def open_named_index(args: Namespace) -> Iterator[tuple[OutputIndex, EnsembleKey]]:
+    """Open the index that ``--index`` names, and find the ensemble of ``--name`` in it.
+
+    Of several settings the ones used last are meant.
+
+    :raises UsageError: when one of both options is missing, or the ensemble is not in the index.
+    """
+    from airflow_ensemble.engine.index import open_index
+
+    if not args.index or not args.name:
+        raise UsageError("--index and --name go together: the index, and the ensemble in it")
+    with closing(open_index(_read_location(args.index))) as index:
+        keys = index.ensembles(args.name)
+        if not keys:
+            known = ", ".join(sorted({key.name for key in index.ensembles()})) or "none yet"
+            raise UsageError(f"there is no ensemble {args.name!r} in {args.index}; it has: {known}")
+        yield index, keys[0]
+
+
+def _read_location(text: str) -> str:
+    from airflow_ensemble.engine.index_spec import locate_index, read_index_spec
+    from airflow_ensemble.engine.schema import Place
+
+    place = Place("the command line", "--index")
+    here = Path.cwd()
+    return locate_index(read_index_spec(text, place), here, here / ".ensemble", place)

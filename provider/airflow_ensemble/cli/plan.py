@@ -1,0 +1,152 @@
+"""What a run would do, found without changing anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from airflow_ensemble.engine.ensemble import Ensemble
+    from airflow_ensemble.engine.index.interface import EnsembleKey, OutputIndex, SimulationInfo
+    from airflow_ensemble.engine.simulation import Simulation
+
+#: Rows of the table that are looked up in the index at once.
+LOOK_UP = 500
+
+
+@dataclass
+class Plan:
+    """What a run would do with the rows of the table.
+
+    :param total: rows.
+    :param new: not known to the index.
+    :param complete: complete already, and skipped.
+    :param failed: failed for good earlier, and not run again.
+    :param elsewhere: owned by another run.
+    :param again: complete or failed ones that ``--no-skip`` or ``--replace`` runs again.
+    :param to_run: ids that would be dispatched, in order.
+    :param changed: known ids whose parameters have changed.
+    """
+
+    total: int = 0
+    new: int = 0
+    complete: int = 0
+    failed: int = 0
+    elsewhere: int = 0
+    again: int = 0
+    to_run: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+
+
+def open_existing_index(ensemble: Ensemble) -> OutputIndex | None:
+    """Open the ensemble's index if there is one; never make it.
+
+    :raises UsageError: when it is there and cannot be used.
+    """
+    from airflow_ensemble.engine.index import open_index
+
+    location = ensemble.index_location()
+    if "://" not in location and not Path(location).exists():
+        return None
+    return open_index(location)
+
+
+def find_key(index: OutputIndex, ensemble: Ensemble) -> EnsembleKey | None:
+    """Return the ensemble as the index knows it with its present settings, or None."""
+    settings_hash = ensemble.settings.hash
+    keys = index.ensembles(ensemble.name)
+    return next((key for key in keys if key.settings_hash == settings_hash), None)
+
+
+def make_plan(
+    simulations: Iterable[Simulation],
+    index: OutputIndex | None,
+    key: EnsembleKey | None,
+    *,
+    skip_existing: bool,
+    replace: bool,
+) -> Plan:
+    """Decide for each row of the table what a run would do with it.
+
+    :param simulations: the rows.
+    :param index: the index; None when there is none yet.
+    :param key: the ensemble in it; None when its settings are new.
+    """
+    plan = Plan()
+    for block in _blocks(iter(simulations), LOOK_UP):
+        known = _look_up(index, key, [simulation.id for simulation in block])
+        for simulation in block:
+            _place(plan, simulation, known.get(simulation.id), skip_existing, replace)
+    return plan
+
+
+def _place(
+    plan: Plan,
+    simulation: Simulation,
+    known: SimulationInfo | None,
+    skip_existing: bool,
+    replace: bool,
+) -> None:
+    from airflow_ensemble.engine.simulation import OWNED, TERMINAL, Status
+
+    plan.total += 1
+    if known is None:
+        plan.new += 1
+        plan.to_run.append(simulation.id)
+        return
+    changed = known.simulation.digest != simulation.digest
+    if changed:
+        plan.changed.append(simulation.id)
+    if known.status in OWNED:
+        plan.elsewhere += 1
+    elif known.status not in TERMINAL:
+        plan.to_run.append(simulation.id)
+    elif not skip_existing or (changed and replace):
+        plan.again += 1
+        plan.to_run.append(simulation.id)
+    elif known.status is Status.COMPLETE:
+        plan.complete += 1
+    else:
+        plan.failed += 1
+
+
+def _look_up(
+    index: OutputIndex | None, key: EnsembleKey | None, ids: Sequence[str]
+) -> dict[str, SimulationInfo]:
+    from airflow_ensemble.engine.index.interface import Scope
+
+    if index is None or key is None:
+        return {}
+    return {info.simulation.id: info for info in index.simulations(key, Scope(ids=ids))}
+
+
+def _blocks(simulations: Iterator[Simulation], size: int) -> Iterator[list[Simulation]]:
+    while block := list(islice(simulations, size)):
+        yield block
+
+
+def render_plan(plan: Plan, processes: int, show: int | None) -> str:
+    """Return a plan as text.
+
+    :param processes: how many simulations run at once.
+    :param show: ids that are listed at most; None lists all.
+    """
+    lines = [
+        f"would run {len(plan.to_run):,} of {plan.total:,} simulations, "
+        f"up to {processes} at once: {plan.new:,} new, {plan.again:,} again, "
+        f"{len(plan.to_run) - plan.new - plan.again:,} pending"
+    ]
+    skipped = (
+        (plan.complete, "complete already, skipped"),
+        (plan.failed, "failed earlier, not run again (`ensemble retry --all` sends them back)"),
+        (plan.elsewhere, "belong to another run, left to it"),
+    )
+    lines.extend(f"{number:,} {what}" for number, what in skipped if number)
+    lines.extend(f"  {id}" for id in plan.to_run[:show])
+    if show is not None and len(plan.to_run) > show:
+        lines.append(f"  … and {len(plan.to_run) - show:,} more (-v lists all)")
+    lines.append("nothing was changed")
+    return "\n".join(lines)
