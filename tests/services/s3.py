@@ -83,7 +83,7 @@ def s3(s3_process: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
 
 @pytest.fixture
 def flaky_s3(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    """Return the same store behind a front that answers every tenth PUT with 503."""
+    """Return the same store behind a front that answers every tenth PUT with 500."""
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with front(s3.port, fail_every=10) as port:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
@@ -101,7 +101,7 @@ def front(port: int, fail_every: int) -> Iterator[int]:
         def forward(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             if self.command == "PUT" and next(count) % fail_every == 0:
-                self.answer(503, b"<Error><Code>SlowDown</Code></Error>", {})
+                self.answer(500, b"<Error><Code>InternalError</Code></Error>", {})
                 return
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
             connection.request(self.command, self.path, body, dict(self.headers))
