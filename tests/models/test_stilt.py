@@ -114,7 +114,7 @@ def ideal(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
         workdir = tmp_path_factory.mktemp("ideal")
-        products = simulate_in(workdir, n_hours=-4, numpar=100, site="plain")
+        products = simulate_in(workdir, n_hours=-4, numpar=100, site="plain", institution="A lab")
         files = {name: write_value(name, value, workdir) for name, value in products.items()}
         footprint = xr.load_dataset(files["footprint"])
         return {"footprint": footprint, "trajectory": pd.read_parquet(files["trajectory"])}

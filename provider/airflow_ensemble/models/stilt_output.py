@@ -74,6 +74,7 @@ def describe(request: Request, origin: Provenance) -> dict[str, Any]:
         "receptor": receptor.to_json(),
         "receptor_id": str(receptor.id),
         "site": request.site,
+        "institution": request.institution,
         "meteorology": origin.met_label,
         "meteorology_source": origin.met_source,
         "hysplit_parameters": json.dumps(dict(request.hysplit), sort_keys=True),
@@ -118,7 +119,6 @@ def footprint_dataset(
     dataset.attrs = {
         "Conventions": CONVENTIONS,
         "title": f"STILT surface influence footprint {name!r} of simulation {origin.id}",
-        "institution": "not stated",
         **describe(request, origin),
         "history": f"{_now()} computed by airflow-provider-ensemble",
     }

@@ -18,7 +18,7 @@ POINT = ("time", "longitude", "latitude", "altitude")
 COLUMN = ("time", "longitude", "latitude", "bottom", "top")
 RECEPTOR_KEYS = frozenset({*POINT, *COLUMN, "altitude_ref", "site"})
 FOOTPRINT_KEYS = frozenset({"grid", "smooth_factor", "time_integrate", "transforms"})
-OWN_KEYS = frozenset({"met", "footprints"}) | FOOTPRINT_KEYS | RECEPTOR_KEYS
+OWN_KEYS = frozenset({"met", "footprints", "institution"}) | FOOTPRINT_KEYS | RECEPTOR_KEYS
 #: What stands for idealised meteorology in place of a mapping under ``met``.
 IDEAL = "ideal"
 #: The name of the footprint where the ensemble names none.
@@ -49,6 +49,7 @@ class Request:
 
     :param receptor: a ``stilt.Receptor``.
     :param site: a label for people; may be empty.
+    :param institution: who computes, for the attributes; may be empty.
     :param met: pystilt's met entry; None for idealised meteorology.
     :param label: what the products say of the meteorology; empty takes it from the met files.
     :param hysplit: HYSPLIT's parameters, seed included.
@@ -57,6 +58,7 @@ class Request:
 
     receptor: Any
     site: str
+    institution: str
     met: Mapping[str, Any] | None
     label: str
     hysplit: Mapping[str, Any]
@@ -92,6 +94,7 @@ def parse(params: Mapping[str, Any], seed: int) -> Request:
     return Request(
         receptor=parse_receptor(params),
         site=str(params.get("site") or ""),
+        institution=str(params.get("institution") or ""),
         met=met,
         label=label,
         hysplit=parse_hysplit(params, seed),
@@ -110,7 +113,8 @@ def reject_unknown(params: Mapping[str, Any]) -> None:
         raise ValueError(
             f"unknown parameter {name!r}{hint}: a STILT simulation takes receptor columns "
             f"({', '.join(POINT)}, altitude_ref, or bottom and top for a column, and site), met, "
-            f"{', '.join(sorted(FOOTPRINT_KEYS))}, footprints and HYSPLIT's own names"
+            f"{', '.join(sorted(FOOTPRINT_KEYS))}, footprints, institution and "
+            "HYSPLIT's own names"
         )
 
 

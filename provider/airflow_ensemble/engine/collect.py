@@ -1,0 +1,411 @@
+"""All products of an ensemble as one lazily loaded dataset.
+
+:func:`open_collection` gives an xarray dataset over the dimension ``simulation``:
+
+* a NetCDF product with one data variable is a variable of the product's name; one with several is
+  ``<product>_<variable>`` for each. How their dimensions come together is said in
+  :mod:`airflow_ensemble.engine.stacking`; a coordinate that two products define differently gets
+  the product's name in front;
+* any other product is ``<product>_file(simulation)``, names below the output root; Parquet ones are
+  read with :func:`open_tables`;
+* ``<product>_empty(simulation)`` is true where the product is complete-empty;
+* the parameters of the table of simulations are coordinates on ``simulation``.
+
+Opening costs two files per product, however many simulations there are. Standard library only at
+import time.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from airflow_ensemble.engine.errors import UsageError
+from airflow_ensemble.engine.simulation import Product, ProductStatus, canonical_json
+from airflow_ensemble.engine.stacking import SIMULATION, Stack, check_align
+from airflow_ensemble.engine.storage import local_path, uri_scheme
+
+if TYPE_CHECKING:
+    import pyarrow
+    import xarray as xr
+
+    from airflow_ensemble.engine.index.interface import Result
+    from airflow_ensemble.engine.storage import OutputRoot
+
+NETCDF = frozenset({".nc", ".nc4", ".cdf"})
+FORMATS = ("zarr", "netcdf")
+
+
+@dataclass(frozen=True)
+class ProductSummary:
+    """One row of the table of products.
+
+    :param product: its name.
+    :param complete: simulations with a file.
+    :param empty: simulations for which it is complete-empty.
+    :param failed: simulations that failed.
+    :param bytes: size of all files.
+    """
+
+    product: str
+    complete: int
+    empty: int
+    failed: int
+    bytes: int
+
+
+def summarize(results: Iterable[Result], failed: int = 0) -> list[ProductSummary]:
+    """Count products by status.
+
+    :param results: read once, in any number.
+    :param failed: how many simulations failed: they have no product of any name.
+    """
+    complete: Counter[str] = Counter()
+    empty: Counter[str] = Counter()
+    size: Counter[str] = Counter()
+    names: dict[str, None] = {}
+    for result in results:
+        for product in result.products:
+            names.setdefault(product.name)
+            complete[product.name] += product.status is ProductStatus.COMPLETE
+            empty[product.name] += product.status is ProductStatus.COMPLETE_EMPTY
+            size[product.name] += product.size or 0
+    return [ProductSummary(n, complete[n], empty[n], failed, size[n]) for n in names]
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+def open_collection(
+    results: Iterable[Result],
+    root: OutputRoot,
+    products: Sequence[str] | None = None,
+    *,
+    align: str = "exact",
+) -> xr.Dataset:
+    """Open all products as one dataset; values are read when they are used.
+
+    :param results: the newest complete results, in the order that ``simulation`` is to have.
+    :param root: the output root that holds them.
+    :param products: only these.
+    :param align: ``exact``: all files of a product have the same axes (checked when read);
+        ``outer``: join different ones, which opens every file first.
+    :raises UsageError: on a product that no simulation has.
+    :raises CollectError: when files do not fit together, here or when values are read.
+    """
+    import xarray as xr
+
+    check_align(align)
+    found = list(results)
+    names = _product_names(found, products)
+    stacks, variables = [], {}
+    for name in names:
+        records = [_record(result, name) for result in found]
+        variables[f"{name}_empty"] = _empty_variable(name, records)
+        files = [record.path if record else None for record in records]
+        if _is_netcdf(files):
+            stacks.append(Stack(name, [result.id for result in found], files, root, align))
+        elif any(files):
+            variables[f"{name}_file"] = _file_variable(name, files)
+    dataset = xr.Dataset(variables, attrs=_attributes(stacks, len(found)))
+    dataset = dataset.assign_coords({SIMULATION: _ids(found)})
+    for stack, renames in zip(stacks, clashing_names(stacks)):
+        dataset = _with_stack(dataset, stack, renames)
+    return _with_parameters(dataset, found)
+
+
+def open_tables(
+    results: Iterable[Result],
+    root: OutputRoot,
+    product: str,
+    columns: Sequence[str] | None = None,
+) -> Iterator[pyarrow.Table]:
+    """Yield a Parquet product simulation by simulation, with its id as the column ``simulation``.
+
+    :param columns: read only these; all when None.
+    :return: one pyarrow table per simulation that has a file, read when it is asked for.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    for result in results:
+        record = _record(result, product)
+        if record is None or record.path is None:
+            continue
+        table = pyarrow.parquet.read_table(
+            root.fetch(record.path), columns=list(columns) if columns is not None else None
+        )
+        ids = pyarrow.array([result.id] * table.num_rows).dictionary_encode()
+        yield table.add_column(0, SIMULATION, ids)
+
+
+def _product_names(results: Sequence[Result], wanted: Sequence[str] | None) -> list[str]:
+    """Return the products to open, in the order of the ensemble."""
+    known = list(dict.fromkeys(product.name for result in results for product in result.products))
+    unknown = [name for name in wanted or () if name not in known]
+    if unknown:
+        raise UsageError(
+            f"no complete simulation has a product {', '.join(map(repr, unknown))}: there are "
+            f"{', '.join(map(repr, known)) or 'none'}"
+        )
+    return [name for name in known if wanted is None or name in wanted]
+
+
+def _record(result: Result, product: str) -> Product | None:
+    return next((record for record in result.products if record.name == product), None)
+
+
+def _is_netcdf(files: Sequence[str | None]) -> bool:
+    suffixes = {PurePosixPath(name).suffix for name in files if name is not None}
+    return bool(suffixes) and suffixes <= NETCDF
+
+
+def _ids(results: Sequence[Result]) -> xr.Variable:
+    import numpy as np
+    import xarray as xr
+
+    ids = np.array([result.id for result in results], dtype=object)
+    return xr.Variable(SIMULATION, ids, {"long_name": "simulation id", "cf_role": "timeseries_id"})
+
+
+def _empty_variable(name: str, records: Sequence[Product | None]) -> Any:
+    empty = [record is None or record.status is not ProductStatus.COMPLETE for record in records]
+    return SIMULATION, empty, {"long_name": f"whether {name} is complete-empty"}
+
+
+def _file_variable(name: str, files: Sequence[str | None]) -> Any:
+    import numpy as np
+
+    values = np.array([file or "" for file in files], dtype=object)
+    return SIMULATION, values, {"long_name": f"file of {name} below the output root"}
+
+
+def _attributes(stacks: Sequence[Stack], count: int) -> dict[str, Any]:
+    """Return the attributes on which all products agree, and what this dataset is."""
+    from airflow_ensemble.engine.stacking import same
+
+    attrs: dict[str, Any] = dict(stacks[0].layout.attrs) if stacks else {}
+    for stack in stacks[1:]:
+        attrs = {k: v for k, v in attrs.items() if same(v, stack.layout.attrs.get(k))}
+    attrs.pop("title", None)
+    now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "Conventions": "CF-1.10",
+        "title": f"{count} simulations of an ensemble",
+        **attrs,
+        "history": f"{now} collected by airflow-provider-ensemble",
+    }
+
+
+def clashing_names(stacks: Sequence[Stack]) -> list[dict[str, str]]:
+    """Return, for each product, the new names of what another product defines differently.
+
+    Axes and fixed variables with equal values are shared. Coordinates with a value per simulation
+    cannot be compared without reading them, so two products that both have one get one each.
+    """
+    users: dict[str, list[Any]] = {}
+    for stack in stacks:
+        for name, meaning in _meanings(stack).items():
+            users.setdefault(name, []).append(meaning)
+    clashes = {name for name, all_of_it in users.items() if not _agree(all_of_it)}
+    return [
+        {name: f"{stack.product}_{name}" for name in _meanings(stack) if name in clashes}
+        for stack in stacks
+    ]
+
+
+def _meanings(stack: Stack) -> dict[str, Any]:
+    """Return what each shared name means in a product; None for what cannot be compared."""
+    layout = stack.layout
+    lengths = {dim: size for dim, size in layout.sizes.items() if dim not in layout.axes}
+    coordinates = {name: None for name in layout.stacked if name not in layout.data}
+    fixed = {name: sorted(map(str, v.attrs.items())) for name, v in layout.fixed.items()}
+    return {**lengths, **fixed, **coordinates, **layout.axes}
+
+
+def _agree(meanings: Sequence[Any]) -> bool:
+    import numpy as np
+
+    if len(meanings) == 1:
+        return True
+    first = meanings[0]
+    return first is not None and all(
+        other is not None and np.array_equal(first, other) for other in meanings[1:]
+    )
+
+
+def _with_stack(dataset: xr.Dataset, stack: Stack, renames: Mapping[str, str]) -> xr.Dataset:
+    """Add one product's variables and coordinates."""
+    import xarray as xr
+
+    layout = stack.layout
+
+    def renamed(name: str) -> str:
+        return renames.get(name, name)
+
+    coords: dict[str, Any] = {}
+    for dim, values in layout.axes.items():
+        coords[renamed(dim)] = xr.Variable(renamed(dim), values, layout.axis_attrs[dim])
+    for name, fixed in layout.fixed.items():
+        coords[renamed(name)] = fixed
+    variables: dict[str, Any] = {}
+    for name, variable in layout.stacked.items():
+        attrs = dict(variable.attrs)
+        if attrs.get("grid_mapping"):
+            attrs["grid_mapping"] = renamed(str(attrs["grid_mapping"]))
+        dims = (SIMULATION, *(renamed(dim) for dim in variable.dims))
+        value = xr.Variable(dims, stack.array(name), attrs)
+        if name in layout.data:
+            only = len(layout.data) == 1
+            variables[stack.product if only else f"{stack.product}_{name}"] = value
+        else:
+            coords[renamed(name)] = value
+    return dataset.assign_coords(coords).assign(variables)
+
+
+def _with_parameters(dataset: xr.Dataset, results: Sequence[Result]) -> xr.Dataset:
+    """Add the simulations' own parameters as coordinates."""
+    names = list(dict.fromkeys(name for result in results for name in result.params))
+    coords = {}
+    for name in names:
+        taken = name in dataset.variables or name in dataset.dims
+        values = _column([result.params.get(name) for result in results])
+        coords[f"parameter_{name}" if taken else name] = (SIMULATION, values)
+    return dataset.assign_coords(coords)
+
+
+def _column(values: Sequence[Any]) -> Any:
+    """Return parameter values as numbers where all are numbers, else as text."""
+    import numpy as np
+
+    if all(isinstance(value, bool) for value in values):
+        return np.array(values, dtype=bool)
+    if all(isinstance(value, int) and not isinstance(value, bool) for value in values):
+        return np.array(values)
+    if all(value is None or _is_number(value) for value in values):
+        return np.array([np.nan if value is None else value for value in values], dtype=float)
+    return np.array([_as_text(value) for value in values], dtype=object)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _as_text(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else canonical_json(value)
+
+
+# --- writing ------------------------------------------------------------------------------------
+
+
+def write_collection(dataset: xr.Dataset, target: str, format: str | None = None) -> str:
+    """Write a collection as Zarr or NetCDF, in blocks, replacing an older one in one step.
+
+    On a file system it is written aside and renamed, so that readers see the old one or the new
+    one. In an object store a Zarr hierarchy is written in place, its metadata last.
+
+    :param dataset: from :func:`open_collection`, or derived from it.
+    :param target: a path or URI.
+    :param format: ``zarr`` or ``netcdf``; None takes it from the suffix ``.zarr`` or ``.nc``.
+    :return: the target as an absolute path or URI.
+    :raises UsageError: on an unknown format.
+    """
+    format = check_format(target, format)
+    ready = _storable(dataset)
+    if uri_scheme(target) in ("", "file"):
+        return str(_write_local(ready, local_path(target), format))
+    _write_remote(ready, target, format)
+    return target
+
+
+def check_format(target: str, format: str | None = None) -> str:
+    """Return ``zarr`` or ``netcdf``, given or by the target's suffix.
+
+    :raises UsageError: when it is neither.
+    """
+    suffix = PurePosixPath(target.rstrip("/")).suffix
+    if format is None:
+        format = "zarr" if suffix == ".zarr" else "netcdf" if suffix in NETCDF else suffix
+    if format not in FORMATS:
+        raise UsageError(
+            f"cannot tell the format of {target!r} (format {format!r}): name a target that ends in "
+            f".zarr or .nc, or a format, one of {', '.join(FORMATS)}"
+        )
+    return format
+
+
+def _storable(dataset: xr.Dataset) -> xr.Dataset:
+    """Bring text into memory: both formats must know what it is before they write it."""
+    text = {name: dataset[name].load() for name in dataset.variables if _is_text(dataset[name])}
+    data = {name: value for name, value in text.items() if name in dataset.data_vars}
+    coords = {name: value for name, value in text.items() if name not in data}
+    return dataset.assign_coords(coords).assign(data)
+
+
+def _is_text(variable: xr.DataArray) -> bool:
+    return variable.dtype.kind == "O"
+
+
+def _write_local(dataset: xr.Dataset, target: Path, format: str) -> Path:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}")
+    try:
+        _write(dataset, str(aside), format)
+        _replace(aside, target)
+    finally:
+        _remove(aside)
+    return target
+
+
+def _replace(aside: Path, target: Path) -> None:
+    """Put a finished file or folder in the place of an older one."""
+    if not target.is_dir():
+        aside.replace(target)
+        return
+    # A folder cannot be renamed onto a full one: for a moment there is none.
+    old = target.with_name(f"{aside.name}.old")
+    target.rename(old)
+    aside.rename(target)
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _write_remote(dataset: xr.Dataset, target: str, format: str) -> None:
+    if format == "zarr":
+        _write(dataset, target, format)
+        return
+    import fsspec
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "collection.nc"
+        _write(dataset, str(file), format)
+        system, path = fsspec.core.url_to_fs(target)
+        system.put_file(str(file), path)
+
+
+def _write(dataset: xr.Dataset, target: str, format: str) -> None:
+    if format == "zarr":
+        # Version 2: its text and consolidated metadata are specified and read everywhere.
+        dataset.to_zarr(target, mode="w", consolidated=True, zarr_format=2)
+        return
+    packed = {
+        name: {"zlib": True, "complevel": 4}
+        for name, variable in dataset.data_vars.items()
+        if variable.dtype.kind in "fiu" and variable.ndim > 1
+    }
+    dataset.to_netcdf(target, engine="netcdf4", encoding=packed)
