@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -12,6 +14,7 @@ sys.path.insert(0, str(DOCS / "_ext"))
 
 # The operators' reference imports Airflow, which writes its settings wherever this points.
 os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="airflow-for-docs-")
+atexit.register(shutil.rmtree, os.environ["AIRFLOW_HOME"], ignore_errors=True)
 
 from airflow_ensemble import __version__  # noqa: E402
 
@@ -30,7 +33,6 @@ html_show_sourcelink = False
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 autodoc_class_signature = "separated"
-autodoc_default_options = {"members": True, "show-inheritance": True}
-suppress_warnings = ["config.cache"]
+autodoc_default_options = {"show-inheritance": True}
 
 copybutton_prompt_text = "$ "

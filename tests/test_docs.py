@@ -127,3 +127,71 @@ def test_readme_links_lead_somewhere() -> None:
     targets = [target for target in re.findall(r"\]\(([^)#]+)", text) if "://" not in target]
     assert targets
     assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def console_blocks(page: Path) -> list[tuple[bool, list[str]]]:
+    """Return the commands of each console block, and whether the page says that they fail."""
+    block = re.compile(
+        r"^\.\. code-block:: console\n((?:   :\w+: .*\n)*)\n((?:   .*\n|\n)+)", re.MULTILINE
+    )
+    return [
+        (":class: fails" in options, re.findall(r"^   \$ (.+)$", body, re.MULTILINE))
+        for options, body in block.findall(page.read_text())
+    ]
+
+
+def test_tutorial_works_as_it_is_written(tmp_path: Path) -> None:
+    script = ["set -euo pipefail"]
+    for fails, commands in console_blocks(DOCS / "tutorial.rst"):
+        for command in commands:
+            if command.startswith("pip "):
+                continue
+            expected = 1 if fails and command == "ensemble run" else 0
+            if command.startswith("cd "):
+                script.append(command)
+                continue
+            script += [f"code=0; {command} || code=$?", f"test $code = {expected}"]
+    assert len(script) > 20
+    bin_folder = Path(sys.executable).parent
+    done = subprocess.run(
+        ["bash", "-x", "-c", "\n".join(script)],
+        cwd=tmp_path,
+        env={"PATH": f"{bin_folder}:/usr/bin:/bin"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "traceback" in done.stdout.lower()
+
+
+def test_readme_ensemble_file_is_valid() -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert build_file(text.strip() + "\n").name == "footprints"
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
+def test_python_examples_can_be_parsed(page: Path) -> None:
+    text = page.read_text()
+    fenced = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    directives = re.findall(
+        r"^\.\. code-block:: python\n(?:   :\w+: .*\n)*\n((?:   .*\n|\n)+)", text, re.MULTILINE
+    )
+    for example in [*fenced, *map(textwrap.dedent, directives)]:
+        compile(example, str(page), "exec")
+
+
+def test_complete_yaml_examples_are_valid() -> None:
+    """An example with a name is a whole ensemble file, and must load as one."""
+    found = []
+    for page in PAGES:
+        for body in re.findall(
+            r"^\.\. code-block:: yaml\n(?:   :\w+: .*\n)*\n((?:   .*\n|\n)+)",
+            page.read_text(),
+            re.MULTILINE,
+        ):
+            values = parse_yaml(textwrap.dedent(body), page.name)
+            if len(values) > 3 and "name" in values:
+                found.append(build(ROOT / "ensemble.yaml", values).name)
+    assert len(found) >= 4
