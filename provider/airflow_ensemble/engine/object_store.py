@@ -105,7 +105,7 @@ class ObjectRoot(OutputRoot):
     def filesystem(self) -> Any:
         """Return the fsspec file system; a forked process gets one of its own."""
         if self._pid != os.getpid():
-            import fsspec  # type: ignore[import-untyped]
+            import fsspec
 
             options = {"use_listings_cache": False, "skip_instance_cache": True}
             self._filesystem, self._prefix = fsspec.core.url_to_fs(self.uri, **options)

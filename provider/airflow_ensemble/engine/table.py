@@ -312,8 +312,8 @@ def _type_at(cell: str, line: int, name: str, table: Table) -> Any:
 
 def _parquet_blocks(path: Path, table: Table) -> Iterator[Block]:
     try:
-        from pyarrow import ArrowException  # type: ignore[import-untyped]
-        from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise UsageError(f"table {path} needs the Python package 'pyarrow'") from error
     with _readable(path):
