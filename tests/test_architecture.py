@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.interpreters import interpreters
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "provider" / "airflow_ensemble"
 LONGEST_FUNCTION = 60
@@ -125,3 +127,30 @@ def test_every_public_name_in_the_package_is_described() -> None:
         if path.read_text() and not ast.get_docstring(ast.parse(path.read_text()))
     ]
     assert bare == []
+
+
+#: Imports every module but Airflow's parts where no third-party package can be found.
+IMPORT_EVERYTHING = """
+import importlib, pkgutil, sys
+sys.path.insert(0, sys.argv[1])
+import airflow_ensemble
+apart = ("operators", "hooks", "task_groups", "plugins", "sensors", "triggers")
+names = [m.name for m in pkgutil.walk_packages(airflow_ensemble.__path__, "airflow_ensemble.")]
+names = [n for n in names if n.split(".")[1] not in apart and not n.endswith("__main__")]
+for name in names:
+    importlib.import_module(name)
+print(len(names))
+"""
+
+
+@pytest.mark.parametrize("version", interpreters())
+def test_all_but_airflows_parts_imports_with_the_standard_library_alone(version: str) -> None:
+    """The worker travels to clusters: Python 3.9 syntax, heavy libraries only where used."""
+    done = subprocess.run(
+        [interpreters()[version], "-S", "-I", "-c", IMPORT_EVERYTHING, str(PACKAGE.parent)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 50
