@@ -63,6 +63,8 @@ class Processes:
         self._processes: dict[int, Process] = {}
         self._events: list[Event] = []
         self._numbers = 0
+        self._is_closed = False
+        self._doomed: dict[int, tuple[Reason, str]] = {}
         self._mean: float | None = None
         self._load_failures = 0
         self._memory_kills = MemoryKills()
@@ -83,6 +85,11 @@ class Processes:
         self.close()
 
     # --- what a worker asks ---------------------------------------------------------------------
+
+    @property
+    def mean_duration(self) -> float | None:
+        """Return how long recent simulations took on average, seconds; None before the first."""
+        return self._mean
 
     @property
     def waiting(self) -> int:
@@ -134,14 +141,14 @@ class Processes:
 
         :param ids: which ones; None is all.
         """
-        for task in [task for task in self._queue if ids is None or task.id in ids]:
-            self._queue.remove(task)
-            self._end_without_start(task, reason, detail)
-        for process in list(self._processes.values()):
-            for task in list(process.tasks):
-                if ids is None or task.id in ids:
-                    # Sent ahead or running: it may begin at any moment, so its process must go.
-                    self._kill_for(process, task, reason, detail)
+        for process in self._processes.values():
+            if len(process.tasks) > 1:
+                self._take_back(process)
+        sent = [task for process in self._processes.values() for task in process.tasks]
+        for task in (*self._queue, *sent):
+            if ids is None or task.id in ids:
+                self._doomed[task.number] = (reason, detail)
+        self._end_doomed()
 
     def stop(self, reason: Reason, detail: str) -> None:
         """Stop all that has begun and forget the rest, of which no event comes."""
@@ -171,10 +178,14 @@ class Processes:
     def wake(self) -> None:
         """End the present :meth:`wait`; may be called from any thread and from signal handlers."""
         with contextlib.suppress(OSError):
-            os.write(self._waker, b"!")
+            if not self._is_closed:
+                os.write(self._waker, b"!")
 
     def close(self) -> None:
-        """Kill what is left and remove the scratch directory."""
+        """Kill what is left and remove the scratch directory; closing twice is fine."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         self._warden.close()
         self._selector.close()
         for process in self._processes.values():
@@ -248,10 +259,7 @@ class Processes:
         if len(process.tasks) == 1:
             self._begin(task)
         process.send(task.message())
-        if process.is_full:
-            self._selector.register(
-                process.descriptor_for_tasks, selectors.EVENT_WRITE, lambda: self._on_room(process)
-            )
+        self._watch_room(process)
 
     def _begin(self, task: Task) -> None:
         task.started, task.clock = time.time(), time.monotonic()
@@ -281,6 +289,7 @@ class Processes:
                 "scratch": str(self._scratch),
             }
         )
+        self._watch_room(process)
 
     def _kill_for(self, process: Process, task: Task, reason: Reason, detail: str) -> None:
         if task.verdict is None:
@@ -290,6 +299,8 @@ class Processes:
     def _watch(self) -> None:
         now = time.monotonic()
         self._memory_kills.look()
+        if self._doomed:
+            self._end_doomed()
         for process in list(self._processes.values()):
             if not process.is_ready:
                 self._watch_loading(process, now)
@@ -301,10 +312,27 @@ class Processes:
                 detail = f"it ran longer than its time limit of {limit:g} s"
                 self._kill_for(process, task, Reason.TIMEOUT, detail)
             if len(process.tasks) > 1 and now - task.clock > HOLD_UP:
-                self._queue.extendleft(reversed(process.take_back()))
+                self._take_back(process)
         if now >= self._next_memory:
             self._next_memory = now + MEMORY_INTERVAL
             self._watch_memory()
+
+    def _take_back(self, process: Process) -> None:
+        self._queue.extendleft(reversed(process.take_back()))
+        self._watch_room(process)
+
+    def _end_doomed(self) -> None:
+        """End cancelled simulations: those that wait at once, those that run with their process.
+
+        One that was sent ahead and could not be taken back is found here again.
+        """
+        for task in [task for task in self._queue if task.number in self._doomed]:
+            self._queue.remove(task)
+            self._end_without_start(task, *self._doomed.pop(task.number))
+        for process in self._processes.values():
+            if process.tasks and process.tasks[0].number in self._doomed:
+                task = process.tasks[0]
+                self._kill_for(process, task, *self._doomed.pop(task.number))
 
     def _watch_memory(self) -> None:
         for process in self._processes.values():
@@ -350,6 +378,13 @@ class Processes:
         process.flush()
         if not process.is_full:
             self._forget(process.descriptor_for_tasks)
+
+    def _watch_room(self, process: Process) -> None:
+        """Send the rest of what the process's pipe did not take at once, as it takes it."""
+        if process.is_full and process.descriptor_for_tasks not in self._selector.get_map():
+            self._selector.register(
+                process.descriptor_for_tasks, selectors.EVENT_WRITE, lambda: self._on_room(process)
+            )
 
     def _on_log(self, process: Process) -> None:
         if not process.read_log():

@@ -20,7 +20,7 @@ from airflow_ensemble.engine.pool.processes import Processes
 from airflow_ensemble.engine.segment import Finished
 from airflow_ensemble.engine.simulation import INTERRUPTIONS, Reason
 from airflow_ensemble.engine.storage import OutputRoot
-from airflow_ensemble.engine.worker.recorder import Recorder
+from airflow_ensemble.engine.worker.recorder import Record, Recorder
 from airflow_ensemble.engine.worker.stop import Stop
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def push_worker(chunk_file: Path, *, cpus: int = 1, stop: Stop | None = None) ->
     lock = chunk_file.with_name(chunk_file.name + ".lock")
     try:
         with hold_lock(lock):
-            return _run(chunk, root, CancelFile(chunk_file, chunk.id), cpus, stop or Stop())
+            return _run(chunk, root, CancelFile(chunk_file, chunk.id), cpus, Stop() if stop is None else stop)
     except LockHeld as error:
         raise Interrupted(
             f"chunk {chunk.id} is run by another worker at this moment ({error}): wait until that "
@@ -172,13 +172,14 @@ def _run_all(
             raise
 
 
-def stop_pool(pool: Processes, recorder: Recorder, why: str) -> None:
-    """Stop what runs, and record it as interrupted."""
+def stop_pool(pool: Processes, recorder: Recorder, why: str) -> list[Record]:
+    """Stop what runs, record it as interrupted, and return the records."""
     pool.stop(Reason.INTERRUPTED, why)
     give_up = time.monotonic() + STOP_LIMIT
+    records: list[Record] = []
     while pool.is_busy and time.monotonic() < give_up:
-        recorder.record(pool.wait(0.5))
-    recorder.record(pool.abandon(Reason.INTERRUPTED, why))
+        records += recorder.record(pool.wait(0.5))
+    return records + recorder.record(pool.abandon(Reason.INTERRUPTED, why))
 
 
 def _cancel(pool: Processes, ids: set[str] | None) -> None:
