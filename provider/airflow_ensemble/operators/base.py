@@ -43,7 +43,7 @@ class EnsembleOperator(BaseOperator):
         self,
         *,
         ensemble: str | os.PathLike[str],
-        overrides: Mapping[str, Any] | None = None,
+        overrides: Mapping[str, Any] | str | None = None,
         simulations: Any = None,
         **kwargs: Any,
     ) -> None:

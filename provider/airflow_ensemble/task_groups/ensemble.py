@@ -52,7 +52,7 @@ class EnsembleTaskGroup(TaskGroup):
         *,
         ensemble: str,
         backend: Backend | None = None,
-        overrides: Mapping[str, Any] | None = None,
+        overrides: Mapping[str, Any] | str | None = None,
         simulations: Any = None,
         asset: Asset | str | None = None,
         to: str | None = None,
