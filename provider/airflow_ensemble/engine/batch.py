@@ -11,15 +11,15 @@ import logging
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from airflow_ensemble.engine.chunk import Chunk, write_chunk
 from airflow_ensemble.engine.control import Control
 from airflow_ensemble.engine.errors import EnsembleError, Interrupted, ModelError
-from airflow_ensemble.engine.evidence import Evidence, find_evidence, hold_lock
+from airflow_ensemble.engine.evidence import Evidence, LockHeld, find_evidence, hold_lock
 from airflow_ensemble.engine.index.interface import (
     BatchInfo,
     ChunkInfo,
@@ -180,8 +180,34 @@ def run_chunk(
     :raises Interrupted: when stopped, or when the worker was stopped from outside.
     :raises EnsembleError: when workers end without finishing anything; worth another try later.
     """
-    runner = _ChunkRunner(control, chunk, on_progress, stop or threading.Event())
-    runner.wait_for_live_execution()
+    stop = stop or threading.Event()
+    runner = _ChunkRunner(control, chunk, on_progress, stop)
+    with _driving_chunk(control, chunk, stop):
+        runner.wait_for_live_execution()
+        _run_submissions(control, chunk, runner, cpus, python)
+        control.index.settle(chunk)
+    return _report(control, chunk, runner.counted)
+
+
+@contextmanager
+def _driving_chunk(control: Control, chunk: str, stop: threading.Event) -> Iterator[None]:
+    """Keep a second try of the same chunk waiting while one drives it."""
+    path = control.batch_folder(control.index.chunk(chunk).batch) / f"{chunk}.driver"
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(hold_lock(path))
+                break
+            except LockHeld as error:
+                log.info("chunk %s: waiting for another try (%s)", chunk, error)
+            if stop.wait(INGEST_INTERVAL):
+                raise Interrupted(f"chunk {chunk}: stopped while another try drives it")
+        yield
+
+
+def _run_submissions(
+    control: Control, chunk: str, runner: _ChunkRunner, cpus: int, python: str | None
+) -> None:
     fruitless = 0
     while control.index.chunk(chunk).unfinished:
         counted = runner.execute(_next_submission(control, chunk), cpus, python)
@@ -191,8 +217,6 @@ def run_chunk(
                 f"chunk {chunk}: {fruitless} workers in a row ended without finishing a "
                 f"simulation; the last one said: {runner.last_words or 'nothing'}"
             )
-    control.index.settle(chunk)
-    return _report(control, chunk, runner.counted)
 
 
 def reopen_chunk(control: Control, chunk: str) -> int:
