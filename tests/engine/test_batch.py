@@ -242,7 +242,7 @@ def test_a_driver_known_to_be_dead_is_settled_at_once(tmp_path):
 
 
 def test_cancel_reaches_the_running_simulation(tmp_path):
-    path = write_ensemble(tmp_path, rows("ok", sleep=60) + [{"id": "quick", "x": 1}])
+    path = write_ensemble(tmp_path, [*rows("ok", sleep=60), {"id": "quick", "x": 1}])
     with opened(path) as control:
         [chunk] = start(control)
 
