@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from airflow_ensemble import __version__
-from airflow_ensemble.engine.errors import EnsembleError
+from airflow_ensemble.engine.errors import EnsembleError, UsageError
 
 _DESCRIPTION = "Workers of airflow-provider-ensemble: they run simulations and record outcomes."
 _PUSH = """\
@@ -23,6 +24,15 @@ A file CHUNK.cancel beside the chunk file, with ids one a line or *, cancels sim
 environment: ENSEMBLE_SCRATCH  where working directories are made (default TMPDIR)
              ENSEMBLE_KEEP_WORKDIR=1  keep the working directories of failed simulations
 """
+
+_PULL = """\
+Claim simulations of a registered ensemble from the output index and run them, until all are
+complete or failed for good. Any number of workers may do so at once.
+
+exit codes: 0 all complete; 1 some failed; 2 index, output root or model cannot be used; 3 stopped,
+or the lease was lost (what ran is dead then and will be claimed again).
+"""
+_SERVE = _PULL.replace("until all are\ncomplete or failed for good", "and wait for more,\nfor ever")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,7 +68,30 @@ def _parser() -> argparse.ArgumentParser:
     push.add_argument("chunk", type=Path, help="the chunk file, <chunk>.<submission>.jsonl")
     _add_common(push)
     push.set_defaults(function=_push)
+    for name, text in (("pull-worker", _PULL), ("serve", _SERVE)):
+        pull = commands.add_parser(
+            name,
+            help=text.partition(".")[0].replace("\n", " ").lower(),
+            description=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        _add_pull(pull)
+        pull.set_defaults(function=_pull, serve=name == "serve")
     return parser
+
+
+def _add_pull(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("ensemble", help="the ensemble's name")
+    parser.add_argument("--settings", help="settings hash, or its beginning (default the newest)")
+    parser.add_argument(
+        "--index",
+        default=os.environ.get("ENSEMBLE_INDEX"),
+        help="absolute path or postgresql:// address of the output index; better in the "
+        "environment variable ENSEMBLE_INDEX when it holds a password",
+    )
+    parser.add_argument("--uuid", help="refuse any other index than this one")
+    parser.add_argument("--lease", type=float, default=60.0, help=argparse.SUPPRESS)
+    _add_common(parser)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -74,14 +107,29 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def _push(options: argparse.Namespace) -> int:
-    from airflow_ensemble.engine.worker.push import push_worker
-    from airflow_ensemble.engine.worker.stop import Stop, stop_on_signals, stop_with_stdin
+    from airflow_ensemble.engine.worker import Stop, push_worker, stop_on_signals
 
     stop = Stop()
-    if options.stop_with_stdin:
-        stop_with_stdin(stop)
-    with stop_on_signals(stop):
+    with stop_on_signals(stop, stdin=options.stop_with_stdin):
         return push_worker(options.chunk, cpus=options.cpus, stop=stop)
+
+
+def _pull(options: argparse.Namespace) -> int:
+    from airflow_ensemble.engine.index import open_index
+    from airflow_ensemble.engine.worker import Stop, find_ensemble, pull_worker, stop_on_signals
+
+    if not options.index:
+        raise UsageError("no output index: give --index or set ENSEMBLE_INDEX")
+    stop = Stop()
+    with stop_on_signals(stop, stdin=options.stop_with_stdin):
+        index = open_index(options.index, uuid=options.uuid)
+        try:
+            key = find_ensemble(index, options.ensemble, options.settings)
+            return pull_worker(
+                index, key, cpus=options.cpus, serve=options.serve, lease=options.lease, stop=stop
+            )
+        finally:
+            index.close()
 
 
 def _positive(text: str) -> int:

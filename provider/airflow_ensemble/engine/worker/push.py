@@ -48,9 +48,10 @@ def push_worker(chunk_file: Path, *, cpus: int = 1, stop: Stop | None = None) ->
     root.check_owner(recipe.ensemble, recipe.settings)
     root.check_writable()
     lock = chunk_file.with_name(chunk_file.name + ".lock")
+    stop = Stop() if stop is None else stop
     try:
         with hold_lock(lock):
-            return _run(chunk, root, CancelFile(chunk_file, chunk.id), cpus, Stop() if stop is None else stop)
+            return _run(chunk, root, CancelFile(chunk_file, chunk.id), cpus, stop)
     except LockHeld as error:
         raise Interrupted(
             f"chunk {chunk.id} is run by another worker at this moment ({error}): wait until that "

@@ -20,12 +20,11 @@ from airflow_ensemble.engine.recipe import Recipe
 from airflow_ensemble.engine.segment import Finished, Header, Started, render
 from airflow_ensemble.engine.simulation import INTERRUPTIONS, Outcome, ProductStatus, Reason
 from airflow_ensemble.engine.storage import (
-    Appender,
     OutputRoot,
     log_name,
-    pack_name,
     segment_name,
 )
+from airflow_ensemble.engine.worker.log_pack import LogPack
 
 logger = logging.getLogger(__name__)
 
@@ -101,8 +100,7 @@ class Recorder:
         self._root = root
         self._writer = writer
         self._token = token
-        self._pack: Appender | None = None
-        self._packed = 0
+        self._pack = LogPack(root, recipe.hash8, writer, token)
         self._segment = Segment(root, segment_name(recipe.hash8, writer, submission, token))
         self._segment.write(
             render(
@@ -123,8 +121,7 @@ class Recorder:
 
     def __exit__(self, *_: object) -> None:
         try:
-            if self._pack is not None:
-                self._pack.close()
+            self._pack.close()
         finally:
             self._segment.close()
 
@@ -169,7 +166,7 @@ class Recorder:
             if event.reason is None and self._recipe.logs != "all":
                 return None
             text = render_log(event, self.host)
-            return self._pack_log(text) if event.reason is None else self._put_log(event, text)
+            return self._pack.add(text) if event.reason is None else self._put_log(event, text)
         except EnsembleError as error:
             # The outcome is worth more than its log.
             logger.warning("the log of %s is lost: %s", event.assignment.simulation.id, error)
@@ -182,15 +179,6 @@ class Recorder:
         name = log_name(self._recipe.hash8, event.assignment.simulation.id, token)
         self._root.write_text(name, text.decode(errors="replace"))
         return name
-
-    def _pack_log(self, text: bytes) -> str:
-        name = pack_name(self._recipe.hash8, self._writer, self._token)
-        if self._pack is None:
-            self._pack = self._root.append(name)
-        self._pack.write(text)
-        place = f"{name}#{self._packed}:{len(text)}"
-        self._packed += len(text)
-        return place
 
     def _tell(self, outcome: Outcome) -> None:
         where = (outcome.id, outcome.attempt, self.host, self._writer, outcome.duration)

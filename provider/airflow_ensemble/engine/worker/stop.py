@@ -46,12 +46,18 @@ class Stop:
 
 
 @contextmanager
-def stop_on_signals(stop: Stop) -> Iterator[None]:
-    """Turn SIGTERM, SIGINT and SIGHUP into a request while the block runs (main thread only)."""
+def stop_on_signals(stop: Stop, *, stdin: bool = False) -> Iterator[None]:
+    """Turn SIGTERM, SIGINT and SIGHUP into a request while the block runs (main thread only).
+
+    :param stop: what to request.
+    :param stdin: also when standard input ends.
+    """
 
     def handle(number: int, _: FrameType | None) -> None:
         stop.request(f"the worker got {signal.Signals(number).name}")
 
+    if stdin:
+        stop_with_stdin(stop)
     old = {number: signal.signal(number, handle) for number in _SIGNALS}
     try:
         yield
