@@ -155,7 +155,7 @@ class Stack:
         block = np.full((len(indices), *shape), what.fill, dtype=what.dtype)
         for row, index in enumerate(indices):
             if self._files[index] is not None:
-                block[row] = self._read(index, variable)
+                block[row, ...] = self._read(index, variable)
         return block
 
     def _read(self, index: int, name: str) -> Any:
