@@ -1,4 +1,4 @@
-"""The command line in this process and in others, and pictures of all that a command could change."""
+"""The command line in this process and in others, and pictures of what it could change."""
 
 from __future__ import annotations
 

@@ -193,7 +193,12 @@ def test_a_command_is_a_model(tmp_path, cli):
         tmp_path,
         [{"id": "a", "word": "it's $HOME; ls"}, {"id": "b", "word": "two"}],
         model="",
-        command=[sys.executable, "-c", "import sys; open('out.txt', 'w').write(sys.argv[1])", "{word}"],
+        command=[
+            sys.executable,
+            "-c",
+            "import sys; open('out.txt', 'w').write(sys.argv[1])",
+            "{word}",
+        ],
         products={"values": {"glob": "*.txt"}},
     )
     values = json.loads(file.read_text())

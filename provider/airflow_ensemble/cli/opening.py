@@ -113,15 +113,12 @@ def open_named_index(args: Namespace) -> Iterator[tuple[OutputIndex, EnsembleKey
     :raises UsageError: when one of both options is missing, or the ensemble is not in the index.
     """
     from airflow_ensemble.engine.index import open_index
+    from airflow_ensemble.engine.worker.pull import find_ensemble
 
     if not args.index or not args.name:
         raise UsageError("--index and --name go together: the index, and the ensemble in it")
     with closing(open_index(_read_location(args.index))) as index:
-        keys = index.ensembles(args.name)
-        if not keys:
-            known = ", ".join(sorted({key.name for key in index.ensembles()})) or "none yet"
-            raise UsageError(f"there is no ensemble {args.name!r} in {args.index}; it has: {known}")
-        yield index, keys[0]
+        yield index, find_ensemble(index, args.name)
 
 
 def _read_location(text: str) -> str:
