@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from docutils import nodes
@@ -17,14 +17,19 @@ from airflow_ensemble.cli.command import Command
 from airflow_ensemble.cli.commands import COMMANDS
 from airflow_ensemble.cli.parser import build_parser
 
+#: Options that every command has: described once.
+COMMON = ("help", "verbose", "quiet", "debug")
+
 
 class EnsembleCommands(Directive):
     """One section for each command: usage, arguments, example, exit codes."""
 
     def run(self) -> list[nodes.Node]:
         """Return the sections."""
-        parsers = _subparsers(build_parser(COMMANDS))
-        return [_command_section(command, parsers[command.name]) for command in COMMANDS]
+        parser = build_parser(COMMANDS)
+        parsers = _subparsers(parser)
+        sections = [_command_section(command, parsers[command.name]) for command in COMMANDS]
+        return [_common_section(parser), *sections]
 
 
 def _subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
@@ -34,17 +39,24 @@ def _subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
     raise LookupError("the command line has no commands")
 
 
+def _common_section(parser: argparse.ArgumentParser) -> nodes.section:
+    section = nodes.section(ids=["common-options"], names=["common options"])
+    section += nodes.title(text="Options of every command")
+    section += _definitions(_arguments(parser))
+    return section
+
+
 def _command_section(command: Command, parser: argparse.ArgumentParser) -> nodes.section:
     section = nodes.section(ids=[f"ensemble-{command.name}"], names=[f"ensemble {command.name}"])
     section += nodes.title("", "", nodes.literal(text=f"ensemble {command.name}"))
     section += nodes.paragraph(text=command.summary)
     section += _listing(_usage(parser), "text")
-    section += _definitions(_arguments(parser))
+    section += _definitions(_arguments(parser, without=COMMON))
     section += nodes.paragraph(text="Example:")
     section += _listing("\n".join(f"$ {line}" for line in command.example.splitlines()), "console")
     section += nodes.paragraph(text="Exit codes:")
     codes = sorted(command.exit_codes.items())
-    section += _definitions((str(code), meaning) for code, meaning in codes)
+    section += _bullets(codes)
     return section
 
 
@@ -52,9 +64,11 @@ def _usage(parser: argparse.ArgumentParser) -> str:
     return parser.format_usage().removeprefix("usage: ").strip()
 
 
-def _arguments(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
+def _arguments(
+    parser: argparse.ArgumentParser, without: Collection[str] = ()
+) -> Iterator[tuple[str, str]]:
     for action in parser._actions:
-        if isinstance(action, argparse._HelpAction) or action.help is argparse.SUPPRESS:
+        if action.dest in without or isinstance(action, argparse._SubParsersAction):
             continue
         value = action.metavar or action.dest.upper()
         value = " ".join(value) if isinstance(value, tuple) else value
@@ -74,6 +88,14 @@ def _definitions(rows: Any) -> nodes.definition_list:
         item += nodes.term("", "", nodes.literal(text=name))
         item += nodes.definition("", nodes.paragraph(text=meaning))
         listing += item
+    return listing
+
+
+def _bullets(rows: Iterable[tuple[int, str]]) -> nodes.bullet_list:
+    listing = nodes.bullet_list()
+    for code, meaning in rows:
+        text = nodes.paragraph("", "", nodes.literal(text=str(code)), nodes.Text(f" {meaning}"))
+        listing += nodes.list_item("", text)
     return listing
 
 
