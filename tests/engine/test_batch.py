@@ -208,6 +208,20 @@ def test_two_batches_at_once_never_run_one_simulation_twice(tmp_path):
     assert sorted(executions(tmp_path)) == ["s0", "s1", "s2", "s3"]
 
 
+def test_each_batch_is_judged_by_what_is_its_own(tmp_path):
+    path = write_ensemble(tmp_path, rows("ok", "ok"))
+    with opened(path) as control:
+        first = register(control, "first")
+        with driving(control, first.batch):
+            [chunk] = dispatch(control, first.batch, n_chunks=1)
+            second = register(control, "second")
+            assert second.elsewhere == 2
+            assert control.index.counts(control.key, Scope(batch=second.batch)) == Counts()
+            assert verdict(control.index.counts(control.key, Scope(batch=second.batch))).ok
+            run_chunk(control, chunk.id)
+            assert control.index.counts(control.key, Scope(batch=first.batch)).complete == 2
+
+
 def test_what_a_dead_driver_left_is_given_to_the_next_batch(tmp_path):
     path = write_ensemble(tmp_path, rows("ok", "ok"))
     with opened(path) as control:
