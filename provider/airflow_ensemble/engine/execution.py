@@ -46,18 +46,20 @@ def read_execution(value: Any, folder: Path, place: Place) -> dict[str, Any]:
 
 
 def _canonical(key: str) -> str:
-    plain = key.replace("-", "_")
-    return next(
-        (known for known in _READERS if known.replace("-", "_") == plain), key.replace("_", "-")
-    )
+    same = (known for known in _READERS if _plain(known) == _plain(key))
+    return next(same, key.replace("_", "-"))
+
+
+def _plain(key: str) -> str:
+    return key.replace("-", "_")
 
 
 def _read_option(name: str, value: Any, place: Place) -> Any:
     if name in _READERS:
         return _READERS[name](value, place)
-    meant = nearest(name, tuple(_READERS), likeness=0.85)
+    meant = nearest(_plain(name), tuple(map(_plain, _READERS)), likeness=0.85)
     if meant:
-        raise UsageError(f"{place} is not a known key. Did you mean {meant!r}?")
+        raise UsageError(f"{place} is not a known key. Did you mean {_canonical(meant)!r}?")
     if isinstance(value, Mapping):
         refuse(place, "an option for sbatch: a text, a number, true or false", value)
     return read_json(value, place)
