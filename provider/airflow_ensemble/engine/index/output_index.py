@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -29,6 +30,8 @@ from airflow_ensemble.engine.simulation import Simulation, canonical_json
 
 _PAGE = 2000
 _ALL = Scope()
+#: Seconds to wait for pending rows that a registration holds.
+_LOCKED = 5.0
 _CANCELLED = "cancelled on request"
 
 
@@ -56,8 +59,8 @@ class DatabaseIndex(OutputIndex):
 
     def now(self) -> float:
         """Return the database's time, Unix seconds."""
-        (time,) = self._database.read(lambda session: session.rows("clock"))[0]
-        return float(time)
+        (now,) = self._database.read(lambda session: session.rows("clock"))[0]
+        return float(now)
 
     # --- ensembles and registration -------------------------------------------------------------
 
@@ -160,15 +163,21 @@ class DatabaseIndex(OutputIndex):
         times: list[float] = []
 
         def work(session: Session) -> list[Assignment]:
-            for time in times:
+            for when in times:
                 # The commit of an earlier try went through, only its answer was lost.
-                if found := session.rows("claimed_at", worker=worker, time=time):
+                if found := session.rows("claimed_at", worker=worker, time=when):
                     return ownership.in_order(found)
             claimed, now = ownership.claim(session, worker, limit)
             times.append(now)
             return claimed
 
-        return self._database.transact(work)
+        claimed = self._database.transact(work)
+        deadline = time.monotonic() + _LOCKED
+        while limit and not claimed and self._is_claimable(worker) and time.monotonic() < deadline:
+            # A registration holds what is pending, and claims pass by locked rows: not drained.
+            time.sleep(0.05)
+            claimed = self._database.transact(work)
+        return claimed
 
     def renew(self, worker: str) -> frozenset[tuple[str, int]]:
         """Renew the lease; return (id, attempt) of all that the worker still holds."""
@@ -221,9 +230,9 @@ class DatabaseIndex(OutputIndex):
         times: list[float] = []
 
         def work(session: Session) -> list[tuple[Any, ...]]:
-            for time in times:
+            for when in times:
                 # The commit of an earlier try went through, only its answer was lost.
-                if found := session.rows("cancelled_at", ensemble=ensemble.number, time=time):
+                if found := session.rows("cancelled_at", ensemble=ensemble.number, time=when):
                     return found
             (now,) = session.row("clock") or (0.0,)
             times.append(now)
@@ -294,6 +303,9 @@ class DatabaseIndex(OutputIndex):
                 "segment_note", ensemble=ensemble.number, name=segment, consumed=offset
             )
         )
+
+    def _is_claimable(self, worker: str) -> bool:
+        return bool(self._database.read(lambda session: session.rows("claimable", worker=worker)))
 
     def _pages(
         self, statement: str, ensemble: EnsembleKey, scope: Scope, limit: int | None

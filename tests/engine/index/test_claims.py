@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from airflow_ensemble.engine.errors import Fenced
+from airflow_ensemble.engine.index.interface import EnsembleKey, OutputIndex
+from airflow_ensemble.engine.index.output_index import DatabaseIndex
+from airflow_ensemble.engine.simulation import Reason, Status
+from tests.engine.index.cases import at_once, finished, ids_of, limited, recipe, sims, started
+
+
+def test_a_claim_takes_in_table_order_and_by_priority(index: OutputIndex, key: EnsembleKey) -> None:
+    index.register(key, [*sims("a", "b", "c"), *sims("first", priority=9)], batch_key="b")
+    index.enlist(key, "w", "host")
+    claimed = index.claim("w", 2)
+    assert ids_of(claimed) == ["first", "a"]
+    assert [(one.attempt, one.generation) for one in claimed] == [(1, 1), (1, 1)]
+    assert index.claim("w", 0) == []
+    info = index.simulation(key, "a")
+    assert info is not None
+    assert (info.status, info.worker) == (Status.DISPATCHED, "w")
+    assert index.renew("w") == {("first", 1), ("a", 1)}
+
+
+def test_a_poison_simulation_waits_behind_the_others(index: OutputIndex) -> None:
+    key = index.define(limited(3))
+    index.register(key, sims("poison", "good"), batch_key="b")
+    index.enlist(key, "w", "host")
+    (poison,) = index.claim("w", 1)
+    index.record(key, [started(poison), finished(poison, Reason.CRASHED)], worker="w")
+    info = index.simulation(key, "poison")
+    assert info is not None
+    assert (info.status, info.worker, info.tries) == (Status.PENDING, None, 1)
+    assert ids_of(index.claim("w", 1)) == ["good"]
+    assert ids_of(index.claim("w", 1)) == ["poison"]
+
+
+def test_many_workers_share_no_row(location: str, index: OutputIndex) -> None:
+    key = index.define(recipe())
+    index.register(key, sims(*range(1000)), batch_key="b")
+
+    def work(one: OutputIndex, number: int) -> list[str]:
+        one.enlist(key, f"w{number}", "host")
+        mine: list[str] = []
+        while claimed := one.claim(f"w{number}", 13):
+            mine += ids_of(claimed)
+        return mine
+
+    everything = [id for part in at_once(location, 6, work) for id in part]
+    assert sorted(everything, key=int) == [str(i) for i in range(1000)]
+
+
+def test_an_expired_worker_loses_what_it_holds(index: OutputIndex) -> None:
+    key = index.define(limited(3))
+    index.register(key, sims("runs", "claimed", "done", "other"), batch_key="b")
+    index.enlist(key, "w", "host", lease=0.2)
+    index.enlist(key, "alive", "host")
+    runs, claimed, done = index.claim("w", 3)
+    (other,) = index.claim("alive", 1)
+    index.record(key, [started(runs), started(done), finished(done)], worker="w")
+    time.sleep(0.3)
+    for call in (
+        lambda: index.renew("w"),
+        lambda: index.claim("w", 1),
+        lambda: index.record(key, [finished(runs)], worker="w"),
+    ):
+        with pytest.raises(Fenced, match="w"):
+            call()
+    assert index.expire() == 2
+    assert index.expire() == 0
+    info = {i.simulation.id: i for i in index.simulations(key)}
+    assert {id: (i.status, i.tries) for id, i in info.items()} == {
+        "runs": (Status.PENDING, 1),
+        "claimed": (Status.PENDING, 0),
+        "done": (Status.COMPLETE, 0),
+        "other": (Status.DISPATCHED, 0),
+    }
+    assert info["runs"].reason is Reason.LOST
+    # The silent worker's outcomes come late, through its segment: they no longer count.
+    assert index.record(key, [finished(runs), finished(claimed)]) == 0
+    assert index.record(key, [finished(other)], worker="alive") == 1
+
+
+def test_a_claim_expires_other_workers(index: OutputIndex, key: EnsembleKey) -> None:
+    index.register(key, sims("a"), batch_key="b")
+    index.enlist(key, "silent", "host", lease=0.05)
+    index.claim("silent", 1)
+    index.enlist(key, "w", "host")
+    assert index.claim("w", 1) == []
+    time.sleep(0.1)
+    (one,) = index.claim("w", 1)
+    assert one.attempt == 2
+    with pytest.raises(Fenced):
+        index.renew("silent")
+
+
+def test_any_traffic_renews_the_lease(index: OutputIndex, key: EnsembleKey) -> None:
+    index.register(key, sims(*range(9)), batch_key="b")
+    index.enlist(key, "w", "host", lease=0.6)
+    for _ in range(3):
+        time.sleep(0.25)
+        (one,) = index.claim("w", 1)
+        time.sleep(0.25)
+        index.record(key, [finished(one)], worker="w")
+    time.sleep(0.25)
+    index.record(key, [], worker="w")
+    time.sleep(0.4)
+    assert index.renew("w") == frozenset()
+
+
+def test_discharge_charges_nothing(index: OutputIndex, key: EnsembleKey) -> None:
+    index.register(key, sims("runs", "claimed"), batch_key="b")
+    index.enlist(key, "w", "host")
+    runs, _ = index.claim("w", 2)
+    index.record(key, [started(runs)], worker="w")
+    assert index.discharge("w") == 2
+    assert index.discharge("w") == 0
+    assert [(i.status, i.tries, i.worker) for i in index.simulations(key)] == [
+        (Status.PENDING, 0, None)
+    ] * 2
+    with pytest.raises(Fenced):
+        index.renew("w")
+
+
+def test_a_worker_sees_only_its_ensemble(index: OutputIndex) -> None:
+    one, other = index.define(recipe("one")), index.define(recipe("other"))
+    index.register(one, sims("a"), batch_key="b")
+    index.enlist(other, "w", "host")
+    assert index.claim("w", 5) == []
+
+
+def test_unknown_workers_are_fenced(index: OutputIndex) -> None:
+    with pytest.raises(Fenced, match="nobody"):
+        index.claim("nobody", 1)
+    with pytest.raises(Fenced, match="nobody"):
+        index.renew("nobody")
+
+
+def test_an_empty_claim_is_not_mistaken_for_a_drained_ensemble(
+    location: str, index: OutputIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # While a registration holds all pending rows, a claim waits for it.
+    key = index.define(recipe())
+    index.register(key, sims(*range(50)), batch_key="b")
+    assert isinstance(index, DatabaseIndex)
+    monkeypatch.setattr("airflow_ensemble.engine.index.output_index._LOCKED", 20.0)
+
+    def work(one: OutputIndex, number: int) -> int:
+        assert isinstance(one, DatabaseIndex)
+        if number == 0:
+            with_lock = {"ensemble": key.number, "scope_batch": "none"}
+
+            def hold(session: object) -> int:
+                found = session.rows("cancel_lock", [], **with_lock)  # type: ignore[attr-defined]
+                time.sleep(0.5)
+                return len(found)
+
+            return one._database.transact(hold)
+        time.sleep(0.2)
+        one.enlist(key, "w", "host")
+        return len(one.claim("w", 50))
+
+    assert at_once(location, 2, work) == [50, 50]
+
+
+def test_times_are_the_databases(index: OutputIndex, key: EnsembleKey, tmp_path: Path) -> None:
+    assert abs(index.now() - time.time()) < 60
+    index.register(key, sims("a"), batch_key="b")
+    info = index.simulation(key, "a")
+    assert info is not None
+    assert abs(info.updated - index.now()) < 60
