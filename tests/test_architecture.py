@@ -147,7 +147,7 @@ print(len(names))
 def test_all_but_airflows_parts_imports_with_the_standard_library_alone(version: str) -> None:
     """The worker travels to clusters: Python 3.9 syntax, heavy libraries only where used."""
     done = subprocess.run(
-        [interpreters()[version], "-S", "-I", "-c", IMPORT_EVERYTHING, str(PACKAGE.parent)],
+        [interpreters()[version], "-B", "-S", "-I", "-c", IMPORT_EVERYTHING, str(PACKAGE.parent)],
         capture_output=True,
         text=True,
         check=False,

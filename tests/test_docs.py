@@ -8,9 +8,11 @@ import sys
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from airflow_ensemble.cli import main
 from airflow_ensemble.cli.commands import COMMANDS
 from airflow_ensemble.engine.ensemble import KEYS, Ensemble, build
 from airflow_ensemble.engine.ensemble_yaml import parse_yaml
@@ -195,3 +197,16 @@ def test_complete_yaml_examples_are_valid() -> None:
             if len(values) > 3 and "name" in values:
                 found.append(build(ROOT / "ensemble.yaml", values).name)
     assert len(found) >= 4
+
+
+def test_collecting_in_python_works_as_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["-q", "init", str(tmp_path)]) == 0
+    assert main(["-q", "run", str(tmp_path)]) == 0
+    text = (DOCS / "howto" / "collect.rst").read_text()
+    example = text.partition(".. code-block:: python\n")[2].partition("\nThe dataset is lazy")[0]
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(textwrap.dedent(example), names)
+    assert names["dataset"].sizes["simulation"] == 4
