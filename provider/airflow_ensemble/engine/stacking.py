@@ -23,6 +23,7 @@ Standard library only at import time.
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +40,12 @@ if TYPE_CHECKING:
 
 #: Bytes of one variable that dask reads and holds at once.
 BLOCK_BYTES = 16 << 20
+#: Files in one block at most, so that a small variable is not one block of 100,000 files.
+MAX_BLOCK_FILES = 1024
+#: Bytes of a variable of one simulation up to which it is read along with others.
+SMALL_BYTES = 4096
+#: Values that were read along and are kept at once.
+MAX_KEPT = 50_000
 SCAN_THREADS = 8
 #: Attributes that must be equal in all files, or the numbers could not stand in one array.
 CHECKED_ATTRIBUTES = ("units",)
@@ -116,7 +123,9 @@ class Stack:
         self._root = root
         self._outer = align == "outer"
         self._named = [index for index, name in enumerate(files) if name is not None]
+        self._kept: dict[tuple[int, str], Any] = {}
         self.layout = self._survey()
+        self._small = frozenset(n for n in self.layout.stacked if self._bytes(n) <= SMALL_BYTES)
 
     def array(self, name: str) -> Any:
         """Return a variable of all simulations as a lazy dask array, simulation first."""
@@ -127,8 +136,7 @@ class Stack:
         map_blocks: Any = dask.array.map_blocks
         variable = self.layout.stacked[name]
         shape = tuple(self.layout.sizes[dim] for dim in variable.dims)
-        size = max(1, int(np.prod(shape, dtype="int64")) * variable.dtype.itemsize)
-        step = max(1, min(len(self._ids), BLOCK_BYTES // size))
+        step = max(1, min(len(self._ids), BLOCK_BYTES // self._bytes(name), MAX_BLOCK_FILES))
         count = len(self._ids)
         rows = tuple(min(step, count - start) for start in range(0, count, step))
         token = tokenize(self._files, self._root.uri, name, self._outer)
@@ -141,6 +149,12 @@ class Stack:
             variable=name,
             step=step,
         )
+
+    def _bytes(self, name: str) -> int:
+        """Return the bytes of one variable of one simulation, at least 1."""
+        variable = self.layout.stacked[name]
+        count = math.prod(self.layout.sizes[dim] for dim in variable.dims)
+        return max(1, count * variable.dtype.itemsize)
 
     def _read_block(
         self, *, variable: str, step: int, block_id: tuple[int, ...] = (0,)
@@ -160,16 +174,32 @@ class Stack:
 
     def _read(self, index: int, name: str) -> Any:
         """Read one variable of one simulation, checked against the layout."""
-        what = self.layout.stacked[name]
+        kept = self._kept.pop((index, name), None)
+        if kept is not None:
+            return kept
         with self._open(index, self.layout.moving) as dataset:
             self._check(dataset, index)
-            if name not in dataset.variables:
-                raise self._misfit(index, f"has no variable {name!r}")
-            found = dataset[name]
-            for key in CHECKED_ATTRIBUTES:
-                if found.attrs.get(key) != what.attrs.get(key):
-                    raise self._misfit(index, f"has other {key} of {name!r}: {found.attrs}")
-            return self._aligned(found, what).transpose(*what.dims).values
+            if name in self._small:
+                # Opening costs more than reading: what is small comes along for its own block.
+                self._keep(dataset, index, self._small - {name})
+            return self._values(dataset, index, name)
+
+    def _values(self, dataset: xr.Dataset, index: int, name: str) -> Any:
+        what = self.layout.stacked[name]
+        if name not in dataset.variables:
+            raise self._misfit(index, f"has no variable {name!r}")
+        found = dataset[name]
+        for key in CHECKED_ATTRIBUTES:
+            if found.attrs.get(key) != what.attrs.get(key):
+                raise self._misfit(index, f"has other {key} of {name!r}: {found.attrs}")
+        return self._aligned(found, what).transpose(*what.dims).values
+
+    def _keep(self, dataset: xr.Dataset, index: int, names: frozenset[str]) -> None:
+        """Keep a file's small values until they are asked for, up to a limit."""
+        if len(self._kept) < MAX_KEPT:
+            self._kept.update(
+                {(index, n): self._values(dataset, index, n) for n in names if n in dataset}
+            )
 
     def _aligned(self, found: xr.DataArray, what: Variable) -> xr.DataArray:
         """Spread a variable over the joined axes, when they were joined."""
