@@ -7,7 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from airflow_ensemble.cli import main
+from tests.ensembles import write_ensemble
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,18 @@ def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     command = [sys.executable, "-m", "airflow_ensemble", *map(str, arguments)]
     return subprocess.Popen(command, **{**pipes, **options})
+
+
+def write_command_ensemble(
+    folder: Path, rows: Sequence[Mapping[str, Any]], command: Sequence[str], **keys: Any
+) -> Path:
+    """Write an ensemble whose model is a command with one product, a text file."""
+    products = {"values": {"glob": "*.txt"}}
+    file = write_ensemble(folder, rows, products=products, **keys)
+    values = json.loads(file.read_text())
+    del values["model"]
+    file.write_text(json.dumps({**values, "command": list(command)}))
+    return file
 
 
 def picture(folder: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import threading
 import pytest
 
 from airflow_ensemble.cli import progress
-from tests.cli.conftest import picture, start
+from tests.cli.conftest import picture, start, write_command_ensemble
 from tests.ensembles import executions, write_ensemble
 
 ROWS = [{"id": f"s{number}", "x": number} for number in range(6)]
@@ -189,21 +189,9 @@ def test_set_reaches_the_model(tmp_path, cli):
 
 
 def test_a_command_is_a_model(tmp_path, cli):
-    file = write_ensemble(
-        tmp_path,
-        [{"id": "a", "word": "it's $HOME; ls"}, {"id": "b", "word": "two"}],
-        model="",
-        command=[
-            sys.executable,
-            "-c",
-            "import sys; open('out.txt', 'w').write(sys.argv[1])",
-            "{word}",
-        ],
-        products={"values": {"glob": "*.txt"}},
-    )
-    values = json.loads(file.read_text())
-    del values["model"]
-    file.write_text(json.dumps(values))
+    program = "import sys; open('out.txt', 'w').write(sys.argv[1])"
+    rows = [{"id": "a", "word": "it's $HOME; ls"}, {"id": "b", "word": "two"}]
+    file = write_command_ensemble(tmp_path, rows, [sys.executable, "-c", program, "{word}"])
 
     assert cli("check", file).code == 0
     assert cli("run", file).code == 0

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from airflow_ensemble.cli.model_check import simulation_line
 from airflow_ensemble.cli.plan import find_key, make_plan, open_existing_index
-from airflow_ensemble.engine.errors import EnsembleError, ModelError
+from airflow_ensemble.engine.errors import EnsembleError, ModelError, UsageError
 
 if TYPE_CHECKING:
     from airflow_ensemble.engine.ensemble import Ensemble
@@ -60,6 +60,28 @@ def refuse_unusable_model(ensemble: Ensemble) -> None:
     problems = model_problems(ensemble, ask_model=False)
     if problems:
         raise ModelError("; ".join(problems))
+
+
+def refuse_bad_start(ensemble: Ensemble, first: int | None = None) -> None:
+    """Judge table and output root before an index or a folder is made for them.
+
+    Where the index has these settings already, the registration itself changes nothing on error,
+    and a second look at a long table is saved.
+
+    :param ensemble: about to be registered.
+    :param first: how many rows will be.
+    :raises UsageError: naming file, row and column, or the output root.
+    """
+    output = _check_output(ensemble)
+    if output.problems:
+        raise UsageError(output.problems[0])
+    index = open_existing_index(ensemble)
+    if index is not None:
+        with closing(index):
+            if find_key(index, ensemble):
+                return
+    for _ in ensemble.read_simulations(first):
+        pass
 
 
 def model_problems(ensemble: Ensemble, *, ask_model: bool) -> list[str]:

@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 
 from airflow_ensemble.cli.command import Command, add_file_argument, positive
 from airflow_ensemble.cli.console import Console
-from airflow_ensemble.cli.opening import opened
+from airflow_ensemble.cli.opening import load_ensemble
 from airflow_ensemble.cli.registering import (
     add_register_options,
     new_batch_key,
@@ -23,7 +23,12 @@ def _add_arguments(parser: ArgumentParser) -> None:
 
 
 def _run(args: Namespace, console: Console) -> int:
-    with opened(args, create=True) as control:
+    from airflow_ensemble.cli.checking import refuse_bad_start
+    from airflow_ensemble.engine.control import open_control
+
+    ensemble = load_ensemble(args)
+    refuse_bad_start(ensemble, args.first)
+    with open_control(ensemble, create=True) as control:
         register_batch(control, args, console, new_batch_key())
     return 0
 

@@ -57,10 +57,11 @@ def _run(args: Namespace, console: Console) -> int:
     processes = count_processes(ensemble)
     if args.dry_run:
         return _dry_run(ensemble, args, console, processes)
-    from airflow_ensemble.cli.checking import refuse_unusable_model
+    from airflow_ensemble.cli.checking import refuse_bad_start, refuse_unusable_model
     from airflow_ensemble.engine.control import open_control
 
     refuse_unusable_model(ensemble)
+    refuse_bad_start(ensemble, args.first)
     with open_control(ensemble, create=True) as control, stop_on_signals(console) as stop:
         return _BatchRun(control, console, args, processes, stop).run()
 
