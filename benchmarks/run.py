@@ -2,6 +2,7 @@
 
     .venv/bin/python benchmarks/run.py            all of them
     .venv/bin/python benchmarks/run.py register   those whose name holds the word
+    .venv/bin/python benchmarks/run.py --small    options are passed on to each script
 
 Writes nothing. Figures mean something on an idle machine only: the load is printed first.
 """
@@ -19,11 +20,13 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 
 
-def main(words: Sequence[str]) -> int:
-    """Run the benchmarks that the words select.
+def main(arguments: Sequence[str]) -> int:
+    """Run the benchmarks that the words among the arguments select.
 
-    :return: 0, or 1 when one of them ended with an error.
+    :return: 0, 1 when one of them ended with an error, 2 when no name fits.
     """
+    words = [argument for argument in arguments if not argument.startswith("-")]
+    options = [argument for argument in arguments if argument.startswith("-")]
     print(describe_machine(), flush=True)
     scripts = [script for script in find_scripts() if matches(script, words)]
     if not scripts:
@@ -31,7 +34,7 @@ def main(words: Sequence[str]) -> int:
             f"no benchmark is called like that; there are: {', '.join(map(label, find_scripts()))}"
         )
         return 2
-    failed = [label(script) for script in scripts if not run(script)]
+    failed = [label(script) for script in scripts if not run(script, options)]
     if failed:
         print(f"\nended with an error: {', '.join(failed)}")
     return 1 if failed else 0
@@ -65,11 +68,11 @@ def describe_machine() -> str:
     )
 
 
-def run(script: Path) -> bool:
+def run(script: Path, options: Sequence[str] = ()) -> bool:
     """Run one script; return whether it ended well."""
     print(f"\n=== {label(script)}", flush=True)
     started = time.monotonic()
-    code = subprocess.run([sys.executable, str(script)], check=False).returncode
+    code = subprocess.run([sys.executable, str(script), *options], check=False).returncode
     print(f"--- {time.monotonic() - started:.0f} s, exit code {code}", flush=True)
     return code == 0
 
