@@ -19,16 +19,17 @@ from typing import Any
 
 from local_airflow import FINISHED, AirflowError, Client, LocalAirflow, exit_on_signals
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from airflow_ensemble.engine.batch import batch_id
-from airflow_ensemble.engine.collect import summarize
+from airflow_ensemble.engine.collect import open_collection, summarize
 from airflow_ensemble.engine.control import Control, open_control
 from airflow_ensemble.engine.ensemble import Ensemble, load
 from airflow_ensemble.engine.errors import OutputIndexError
 from airflow_ensemble.engine.index.interface import Counts, Scope
 from airflow_ensemble.engine.simulation import Status
+from airflow_ensemble.models.stilt_map import plot_map
 
 ROOT = Path(__file__).resolve().parent.parent
 DAG = GROUP = "footprints"
@@ -149,7 +150,7 @@ class Watch:
             time.sleep(1)
 
     def _follow_bar(self, deadline: float) -> str:
-        columns = (MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[line]}"))
+        columns = (BarColumn(), TextColumn("{task.fields[line]}"))
         state = ""
         with Progress(*columns, console=self.console) as progress:
             bar: TaskID = progress.add_task("", total=None, line="waiting for the registration")
@@ -192,11 +193,10 @@ class Watch:
             f"{c.running} running"
         )
         done = c.complete + c.failed - self._done_before
-        if self._began is None or done <= 0:
+        if self._began is None or done <= 0 or not c.unfinished:
             return text
         rate = done / (time.monotonic() - self._began)
-        text += f", {rate * 60:.0f} a minute"
-        return text + (f", {c.unfinished / rate:.0f} s to go" if c.unfinished else "")
+        return f"{text}, {rate * 60:.0f} a minute, {c.unfinished / rate:.0f} s to go"
 
 
 # --- reporting ----------------------------------------------------------------------------------
@@ -214,7 +214,10 @@ def report(client: Client, ensemble: Ensemble, run: str, state: str, console: Co
         console.print(products_table(control))
         for line in failed_lines(control):
             console.print(line, markup=False)
-    console.print(f"products: {ensemble.output}/{ensemble.recipe().hash8}")
+        console.print(f"products: {ensemble.output}/{ensemble.recipe().hash8}", soft_wrap=True)
+        if counts.complete:
+            picture = draw_map(control, Path(ensemble.output).parent / "footprints.png")
+            console.print(f"map of the summed footprint: {picture}", soft_wrap=True)
     ok = state == "success" and counts.total > 0 and not counts.failed and not counts.unfinished
     if state != "success":
         _explain_failure(client, run, console)
@@ -228,6 +231,13 @@ def products_table(control: Control) -> Table:
         size = f"{row.bytes / 1e6:.2f} MB"
         table.add_row(row.product, str(row.complete), str(row.empty), size)
     return table
+
+
+def draw_map(control: Control, target: Path) -> Path:
+    """Draw the footprints of all receptors, summed, as a PNG file."""
+    dataset = open_collection(control.index.results(control.key), control.root, ["footprint"])
+    with dataset:
+        return plot_map(dataset, target)
 
 
 def failed_lines(control: Control) -> list[str]:
