@@ -1,3 +1,3 @@
 """Fixtures that several packages of tests share, each in a module of its own."""
 
-pytest_plugins = ["tests.hrrr", "tests.services.postgres", "tests.services.s3"]
+pytest_plugins = ["tests.hrrr", "tests.leftovers", "tests.services.postgres", "tests.services.s3"]
