@@ -44,7 +44,7 @@ def receptors() -> list[dict[str, Any]]:
     """Return the eight receptors as rows of a table of simulations."""
     return [
         {
-            "id": f"slc-{hour:02d}-{abs(longitude):g}",
+            "id": f"slc-{hour:02d}-w{round(-10 * longitude)}",
             "time": f"2019-05-30T{hour:02d}:00:00",
             "longitude": longitude,
             "latitude": LATITUDE,

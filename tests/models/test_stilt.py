@@ -11,7 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+import yaml
 
+from airflow_ensemble.cli import main
 from airflow_ensemble.engine.model import Invalid, Run, load_function
 from airflow_ensemble.engine.products import write_value
 from airflow_ensemble.engine.simulation import Simulation
@@ -216,6 +218,32 @@ def test_a_footprint_that_no_particle_touched_is_empty_and_others_are_not(tmp_pa
     products = simulate_in(tmp_path, footprints=footprints)
     assert products["there"] is None
     assert float(products["here"]["foot"].sum()) > 0
+
+
+def test_what_the_ensemble_does_not_declare_is_left_out(tmp_path: Path) -> None:
+    params = {**IDEAL_RECEPTOR, "footprints": {"near": {}, "far": {}}}
+    (tmp_path / "work").mkdir()
+    run = Run("a", params, tmp_path / "work", seed=1, products=("near",))
+    assert set(simulate(run)) == {"near"}
+
+
+def test_a_worker_runs_an_ensemble_that_declares_only_one_of_the_footprints(
+    tmp_path: Path,
+) -> None:
+    ensemble = {
+        "name": "one-of-two",
+        "model": "airflow_ensemble.models.stilt:simulate",
+        "parameters": {**IDEAL_RECEPTOR, "footprints": {"near": {}, "far": {}}},
+        "simulations": "table.csv",
+        "products": ["near"],
+        "output": str(tmp_path / "output"),
+    }
+    (tmp_path / "ensemble.yaml").write_text(yaml.safe_dump(ensemble))
+    (tmp_path / "table.csv").write_text("id,latitude\na,40.0\n")
+    assert main(["run", str(tmp_path / "ensemble.yaml")]) == 0
+    (file,) = (tmp_path / "output").glob("*/near/*/a.*.nc")
+    assert float(xr.load_dataset(file)["foot"].sum()) > 0
+    assert not list((tmp_path / "output").glob("*/trajectory"))
 
 
 def test_without_a_grid_there_is_the_trajectory_only(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ class Run:
     :param seed: 1 … 2**31 - 1, from the ensemble's seed and the id alone.
     :param cpus: cores that the simulation may use.
     :param attempt: the attempt's number, from 1.
+    :param products: the names that the ensemble declares; a model may leave out all others.
     """
 
     id: str
@@ -53,6 +54,7 @@ class Run:
     seed: int
     cpus: int = 1
     attempt: int = 1
+    products: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -84,8 +84,7 @@ def simulate(run: Run) -> dict[str, Any]:
 
 def _wanted(run: Run, name: str) -> bool:
     """Return whether the ensemble declares this product; a run that does not say wants all."""
-    declared = getattr(run, "products", ())
-    return not declared or name in declared
+    return not run.products or name in run.products
 
 
 def _met_entry(request: Request, id: str) -> Mapping[str, Any]:
