@@ -25,6 +25,7 @@ from airflow_ensemble.engine.errors import EnsembleError, ModelError
 from airflow_ensemble.engine.model import Model, Result, Run, execute, load_model, remove_workdir
 from airflow_ensemble.engine.pool import process_tree
 from airflow_ensemble.engine.pool.channel import Inbox, render, send
+from airflow_ensemble.engine.pool.spool import end_mark
 from airflow_ensemble.engine.pool.task import execution_token
 from airflow_ensemble.engine.recipe import Recipe
 from airflow_ensemble.engine.simulation import Reason, derive_seed
@@ -116,6 +117,11 @@ class Streams:
                 stream.flush()
         self._flush_libraries()
 
+    def end_log(self, secret: str) -> None:
+        """Mark the end of one simulation's output, when nobody is left who could add to it."""
+        os.set_blocking(self._log, True)  # a program may have changed that for all of us
+        send(self._log, end_mark(secret))
+
     def _reopen(self) -> None:
         self._out = open(1, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
         self._err = open(2, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
@@ -156,6 +162,7 @@ def _serve(
         send(result_pipe, render({"unusable": str(error)}))
         return
     streams.flush()
+    streams.end_log(greeting["log_end"])
     gc.freeze()
     helpers = frozenset(process_tree.children(os.getpid()))
     send(result_pipe, render({"ready": True}))
@@ -164,6 +171,7 @@ def _serve(
         message = _run(task, recipe, model, publisher, scratch)
         streams.flush()
         _clear_up(scratch, helpers)
+        streams.end_log(greeting["log_end"])
         send(result_pipe, render(message))
 
 
@@ -180,6 +188,7 @@ def _run(
         seed=derive_seed(recipe.settings.seed, task["id"]),
         cpus=task["cpus"],
         attempt=task["attempt"],
+        products=tuple(spec.name for spec in recipe.settings.products),
     )
     try:
         _enter(workdir)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import select
 import time
 from collections import deque
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_ensemble.engine.pool.channel import Inbox, render
-from airflow_ensemble.engine.pool.spool import Spool
+from airflow_ensemble.engine.pool.spool import LogReader, Spool
 from airflow_ensemble.engine.pool.task import Task
 
 _BLOCK = 1 << 18
@@ -34,8 +35,8 @@ class Process:
         self.is_ready = False
         self.is_leaving = False
         self.born = time.monotonic()
-        self._scratch = scratch
-        self._spool = Spool(scratch)
+        self.log_end = secrets.token_hex(16)
+        self._log_reader = LogReader(scratch, self.log_end)
         self._outbox = b""
         log, self._child_log = os.pipe()
         self._child_tasks, self._tasks = os.pipe()
@@ -92,14 +93,17 @@ class Process:
         answers which tasks it gave back.
         """
         waiting = list(self.tasks)[1:]
-        self.send({"recall": [task.number for task in waiting]})
+        self.send({"recall": [task.sending for task in waiting]})
         if self._outbox or self._has_input():
             return []
         return [self.tasks.pop() for _ in waiting][::-1]
 
     def give_back(self, numbers: list[int]) -> list[Task]:
-        """Remove the tasks that the process says it gave back, and return them."""
-        back = [task for task in list(self.tasks)[1:] if task.number in numbers]
+        """Remove the tasks that the process says it gave back, and return them.
+
+        The first may be among them: its predecessor ended while the recall was under way.
+        """
+        back = [task for task in self.tasks if task.sending in numbers]
         for task in back:
             self.tasks.remove(task)
         return back
@@ -108,7 +112,7 @@ class Process:
         """Read what it printed; return False at the end, when nobody can print any more."""
         try:
             while data := os.read(self.log, _BLOCK):
-                self._spool.write(data)
+                self._log_reader.write(data)
         except BlockingIOError:
             return True
         except OSError:  # closed already
@@ -116,11 +120,9 @@ class Process:
         return False
 
     def take_log(self) -> Spool:
-        """Return what was printed since the last simulation ended."""
+        """Return what the first simulation printed whose log was not taken yet."""
         self.read_log()
-        spool = self._spool
-        self._spool = Spool(self._scratch)
-        return spool
+        return self._log_reader.take()
 
     def close_log(self) -> None:
         """Close the log's pipe."""
@@ -141,7 +143,7 @@ class Process:
             self.leave()
         self.close_log()
         os.close(self.inbox.descriptor)
-        self._spool.close()
+        self._log_reader.close()
 
     def _has_input(self) -> bool:
         poller = select.poll()

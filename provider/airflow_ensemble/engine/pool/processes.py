@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import selectors
+import shutil
 import signal
 import tempfile
 import threading
@@ -69,8 +70,8 @@ class Processes:
         self._load_failures = 0
         self._memory_kills = MemoryKills()
         self._next_memory = 0.0
-        self._scratch, keep = make_scratch()
-        self._warden = WardenLink(None if keep else self._scratch)
+        self._scratch, self._keep_scratch = make_scratch()
+        self._warden = WardenLink(None if self._keep_scratch else self._scratch)
         self._selector = selectors.DefaultSelector()
         self._wake, self._waker = os.pipe()
         for descriptor in (self._wake, self._waker):
@@ -193,8 +194,11 @@ class Processes:
         self._processes.clear()
         for descriptor in (self._wake, self._waker):
             os.close(descriptor)
-        with contextlib.suppress(OSError):
-            self._scratch.rmdir()
+        if self._keep_scratch:
+            with contextlib.suppress(OSError):
+                self._scratch.rmdir()
+        else:  # the warden did it already, unless it was killed
+            shutil.rmtree(self._scratch, ignore_errors=True)
 
     # --- dispatch -------------------------------------------------------------------------------
 
@@ -245,9 +249,12 @@ class Processes:
 
     def _send_ahead(self, mean: float) -> None:
         fair = len(self._queue) // len(self._processes)
+        now = time.monotonic()
         depth = min(MAX_AHEAD, int(SHORT / max(mean, 1e-6)), fair + 1)
         for process in self._processes.values():
             if not process.tasks or len(process.tasks) > depth // 2 or process.is_full:
+                continue
+            if now - process.tasks[0].clock > HOLD_UP:
                 continue
             while self._queue and len(process.tasks) < depth:
                 if self._queue[0].cores != process.cores or process.tasks[0].verdict:
@@ -255,6 +262,8 @@ class Processes:
                 self._assign(process, self._queue.popleft())
 
     def _assign(self, process: Process, task: Task) -> None:
+        self._numbers += 1
+        task.sending = self._numbers
         process.tasks.append(task)
         if len(process.tasks) == 1:
             self._begin(task)
@@ -287,6 +296,7 @@ class Processes:
                 "recipe": self.recipe.as_dict(),
                 "token": self._token,
                 "scratch": str(self._scratch),
+                "log_end": process.log_end,
             }
         )
         self._watch_room(process)
@@ -426,14 +436,24 @@ class Processes:
             self._load_failures = 0
             process.take_log().close()
         elif "recalled" in message:
-            self._queue.extendleft(reversed(process.give_back(message["recalled"])))
+            self._on_given_back(process, process.give_back(message["recalled"]))
         else:
             raise ModelError(str(message["unusable"]))
 
+    def _on_given_back(self, process: Process, tasks: list[Task]) -> None:
+        for task in reversed(tasks):
+            if task.verdict is not None:
+                self._end_without_start(task, *task.verdict)
+                continue
+            task.clock, task.deadline = 0.0, float("inf")
+            self._queue.appendleft(task)
+        if process.tasks and not process.tasks[0].clock:
+            self._begin(process.tasks[0])
+
     def _on_result(self, process: Process, message: Mapping[str, Any]) -> None:
         task = process.tasks[0]
-        if message["task"] != task.number:
-            raise ValueError(f"task {message['task']!r} is not {task.number}")
+        if message["task"] != task.sending:
+            raise ValueError(f"task {message['task']!r} is not {task.sending}")
         ended = self._judge(task, message, process)
         process.tasks.popleft()
         self._events.append(ended)

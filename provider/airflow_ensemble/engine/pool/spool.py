@@ -1,4 +1,4 @@
-"""The log of one simulation while it runs: its beginning is kept, what is too much is counted.
+"""The logs of simulations while they run: the beginning is kept, what is too much is counted.
 
 Standard library only.
 """
@@ -6,6 +6,7 @@ Standard library only.
 from __future__ import annotations
 
 import tempfile
+from collections import deque
 from pathlib import Path
 
 #: Bytes of one simulation's output that are kept.
@@ -29,6 +30,8 @@ class Spool:
 
     def write(self, data: bytes) -> None:
         """Add output; beyond the limit it is only counted."""
+        if not data:
+            return
         room = max(0, MAX_LOG - self._size)
         self._size += len(data)
         if not room:
@@ -65,3 +68,58 @@ class Spool:
         """Drop everything."""
         if self._file is not None:
             self._file.close()
+
+
+def end_mark(secret: str) -> bytes:
+    """Return what a process writes behind the output of each simulation.
+
+    :param secret: of this process, so that no model writes the same by chance.
+    """
+    return f"\0{secret}\0".encode()
+
+
+class LogReader:
+    """Splits the output of one process into the logs of its simulations.
+
+    The next simulation may have begun to print before the worker hears of the last one's end.
+
+    :param folder: where longer logs are put aside.
+    :param secret: see :func:`end_mark`.
+    """
+
+    def __init__(self, folder: Path, secret: str) -> None:
+        self._folder = folder
+        self._mark = end_mark(secret)
+        self._rest = b""
+        self._done: deque[Spool] = deque()
+        self._current = Spool(folder)
+
+    def write(self, data: bytes) -> None:
+        """Take output as it comes."""
+        *ended, last = (self._rest + data).split(self._mark)
+        for part in ended:
+            self._current.write(part)
+            self._done.append(self._current)
+            self._current = Spool(self._folder)
+        # The mark itself may be cut in two.
+        keep = next((n for n in range(len(self._mark) - 1, 0, -1) if self._is_begun(last, n)), 0)
+        self._rest = last[len(last) - keep :]
+        self._current.write(last[: len(last) - keep])
+
+    def take(self) -> Spool:
+        """Return the first log that has ended, or else the one that has not."""
+        if self._done:
+            return self._done.popleft()
+        spool = self._current
+        spool.write(self._rest)
+        self._rest = b""
+        self._current = Spool(self._folder)
+        return spool
+
+    def close(self) -> None:
+        """Drop everything."""
+        for spool in (*self._done, self._current):
+            spool.close()
+
+    def _is_begun(self, data: bytes, length: int) -> bool:
+        return data.endswith(self._mark[:length])

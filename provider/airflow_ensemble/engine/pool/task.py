@@ -58,7 +58,9 @@ Event = Union[Began, Ended]
 class Task:
     """One execution of an assignment in a pool.
 
-    :param number: of this execution; never used twice.
+    :param number: never used twice.
+    :param sending: of this sending to a process; never used twice. One that was taken back and is
+        sent again is not mistaken for the first sending.
     :param clock: when it began, monotonic seconds; 0 while it waits.
     :param deadline: when it must have ended, monotonic seconds.
     :param verdict: why the pool killed it, with the detail, if it did.
@@ -67,6 +69,7 @@ class Task:
     number: int
     assignment: Assignment
     time_limit: float | None
+    sending: int = 0
     started: float = 0.0
     clock: float = 0.0
     deadline: float = float("inf")
@@ -86,7 +89,7 @@ class Task:
         """Return what the process that runs it must know."""
         simulation = self.assignment.simulation
         return {
-            "task": self.number,
+            "task": self.sending,
             "id": simulation.id,
             "attempt": self.assignment.attempt,
             "params": dict(simulation.params),
