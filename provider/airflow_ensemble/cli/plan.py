@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from airflow_ensemble.engine.errors import IndexMissing
 
 if TYPE_CHECKING:
     from airflow_ensemble.engine.ensemble import Ensemble
@@ -48,10 +49,10 @@ def open_existing_index(ensemble: Ensemble) -> OutputIndex | None:
     """
     from airflow_ensemble.engine.index import open_index
 
-    location = ensemble.index_location()
-    if "://" not in location and not Path(location).exists():
+    try:
+        return open_index(ensemble.index_location())
+    except IndexMissing:
         return None
-    return open_index(location)
 
 
 def find_key(index: OutputIndex, ensemble: Ensemble) -> EnsembleKey | None:

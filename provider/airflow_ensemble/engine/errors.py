@@ -41,6 +41,10 @@ class IndexMismatch(OutputIndexError, UsageError):
     exit_code = 2
 
 
+class IndexMissing(IndexMismatch):
+    """There is no index here: only ``init``, ``register`` and ``rebuild`` make one."""
+
+
 class Fenced(EnsembleError):
     """This worker's lease has expired or its work was cancelled: it no longer owns what it runs."""
 

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from airflow_ensemble.engine.errors import IndexMismatch
+from airflow_ensemble.engine.errors import IndexMismatch, IndexMissing
 from airflow_ensemble.engine.index.statements import Statements
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def prepare(database: Database, *, create: bool, uuid: str | None) -> str:
     """
     known = database.read(_read_meta)
     if not known and not create:
-        raise IndexMismatch(
+        raise IndexMissing(
             f"there is no output index at {database.place}: `ensemble register` or `ensemble run` "
             "makes one; a worker that should find one here does not share the index's storage: "
             "use PostgreSQL"

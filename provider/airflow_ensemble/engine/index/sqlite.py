@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from airflow_ensemble.engine.errors import IndexMismatch, IndexUnavailable, UsageError
+from airflow_ensemble.engine.errors import IndexMismatch, IndexMissing, IndexUnavailable, UsageError
 from airflow_ensemble.engine.index.database import Database, Session
 from airflow_ensemble.engine.index.statements import Statements
 
@@ -133,7 +133,7 @@ class SqliteDatabase(Database):
                     f"the output index {self._path} cannot be made: {error}"
                 ) from error
         elif not self._path.is_file():
-            raise IndexMismatch(
+            raise IndexMissing(
                 f"there is no output index at {self._path}: `ensemble register` or `ensemble run` "
                 "makes one; a worker that should find one here does not share the index's storage: "
                 "use PostgreSQL"
