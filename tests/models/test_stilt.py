@@ -287,6 +287,7 @@ def test_a_forward_run_and_a_column(tmp_path: Path) -> None:
         ({"grid": {"xmin": 0}}, "grid of footprint 'footprint': xmax"),
         ({"grid": {**SMALL_GRID, "xmax": -99}}, "grid of footprint 'footprint'"),
         ({"grid": {**SMALL_GRID, "xres": 1e-6, "yres": 1e-6}}, "cells, more than"),
+        ({"grid": {**SMALL_GRID, "crs": "EPSG:junk"}}, "Invalid projection"),
         ({"footprints": {"near": {"gird": 1}}}, "'near' has unknown keys gird"),
         ({"footprints": {"trajectory": {}}}, "cannot be named 'trajectory'"),
         ({"grid": None, "footprints": {"near": {}}}, "'near' has no grid"),

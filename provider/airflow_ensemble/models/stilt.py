@@ -25,7 +25,8 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,10 +34,12 @@ from typing import TYPE_CHECKING, Any
 from airflow_ensemble.models import ideal_met
 from airflow_ensemble.models.stilt_output import Provenance, footprint_dataset, trajectory_table
 from airflow_ensemble.models.stilt_request import (
+    RECEPTOR_KEYS,
     TRAJECTORY,
     FootprintRequest,
     Request,
     parse,
+    parse_receptor,
 )
 
 if TYPE_CHECKING:
@@ -51,6 +54,8 @@ HOPELESS = frozenset({"MET_COVERAGE", "VARYING_MET_INTERVAL", "PARTICLE_LIMIT"})
 #: What HYSPLIT writes when a receptor lies outside the meteorology, then ends without particles.
 OUTSIDE = "off all meteo grids"
 MAX_PROBLEMS = 20
+#: Stands in where only the parameters common to many receptors are parsed.
+ANY_RECEPTOR = {"time": "2000-01-01", "longitude": 0, "latitude": 0, "altitude": 0}
 LOG_LINES = 60
 
 
@@ -222,6 +227,8 @@ def check(parameters: Mapping[str, Any], simulations: Iterable[Simulation]) -> l
     for simulation in simulations:
         for problem in checker.problems(simulation):
             problems.setdefault(problem, []).append(simulation.id)
+    for id, problem in checker.outside():
+        problems.setdefault(problem, []).append(id)
     lines = [_in_words(problem, ids) for problem, ids in problems.items()]
     if len(lines) > MAX_PROBLEMS:
         lines = [*lines[:MAX_PROBLEMS], f"… and {len(lines) - MAX_PROBLEMS} more problems"]
@@ -238,27 +245,56 @@ def _in_words(problem: str, ids: list[str]) -> str:
 
 
 class _Checker:
-    """Checks simulations one by one and remembers what it learned of the met files."""
+    """Checks simulations one by one and remembers what many of them share."""
 
     def __init__(self, parameters: Mapping[str, Any]) -> None:
         self._parameters = parameters
+        self._common: dict[str, Request | str] = {}
         self._met_problems: dict[tuple[str, datetime, int], str | None] = {}
         self._mets: dict[str, Any] = {}
-        self._grids: dict[str, Any] = {}
+        self._points: dict[str, list[tuple[str, float, float]]] = {}
 
     def problems(self, simulation: Simulation) -> list[str]:
-        """Return what is wrong with one simulation."""
+        """Return what is wrong with one simulation, but for :meth:`outside`."""
+        params = {**self._parameters, **simulation.params}
+        common = self._parse_common(params)
+        if isinstance(common, str):
+            return [common]
         try:
-            request = parse({**self._parameters, **simulation.params}, seed=1)
+            request = replace(common, receptor=parse_receptor(params))
         except ValueError as error:
             return [str(error)]
-        if request.met is None:
-            return self._outside(ideal_met.grid(), request)
-        key = json.dumps(dict(request.met), sort_keys=True, default=str)
-        coverage = self._coverage(key, request)
+        key = json.dumps(request.met and dict(request.met), sort_keys=True, default=str)
+        coverage = self._coverage(key, request) if request.met is not None else None
         if coverage:
             return [coverage]
-        return self._outside(self._met_grid(key), request)
+        points = [(simulation.id, lon, lat) for lat, lon, _ in request.receptor.coords()]
+        self._points.setdefault(key, []).extend(points)
+        return []
+
+    def outside(self) -> Iterator[tuple[str, str]]:
+        """Yield id and problem of the receptors that are not on their meteorology's grid."""
+        for key, points in self._points.items():
+            grid = _first_grid(self._mets[key]) if key in self._mets else ideal_met.grid()
+            if grid is None:
+                continue
+            ids, lons, lats = zip(*points)
+            xs, ys = grid.fractional_indices(lons, lats)
+            for id, lon, lat, x, y in zip(ids, lons, lats, xs, ys):
+                if not (0 <= x <= grid.nx - 1 and 0 <= y <= grid.ny - 1):
+                    place = f"longitude {lon:g}, latitude {lat:g}"
+                    yield id, f"{place} is outside the meteorology's domain"
+
+    def _parse_common(self, params: Mapping[str, Any]) -> Request | str:
+        """Return all but the receptor, or what is wrong with it; parsed once for equal values."""
+        rest = {name: value for name, value in params.items() if name not in RECEPTOR_KEYS}
+        key = json.dumps(rest, sort_keys=True, default=str)
+        if key not in self._common:
+            try:
+                self._common[key] = parse({**rest, **ANY_RECEPTOR}, seed=1)
+            except ValueError as error:
+                self._common[key] = str(error)
+        return self._common[key]
 
     def _coverage(self, key: str, request: Request) -> str | None:
         """Say which met files the run lacks; asked once for each release time."""
@@ -286,22 +322,6 @@ class _Checker:
             f"(named {request.met.get('file_format')}…; the run covers {first:%Y-%m-%d %H:%M} to "
             f"{last:%Y-%m-%d %H:%M} UTC): add the files or drop the simulation"
         )
-
-    def _met_grid(self, key: str) -> Any:
-        """Return the horizontal grid of the first met file; None when it cannot be read."""
-        if key not in self._grids:
-            self._grids[key] = _first_grid(self._mets[key])
-        return self._grids[key]
-
-    def _outside(self, grid: Any, request: Request) -> list[str]:
-        """Say when a release point is not on the meteorology's grid."""
-        if grid is None:
-            return []
-        for lat, lon, _ in request.receptor.coords():
-            x, y = grid.fractional_indices(lon, lat)
-            if not (0 <= float(x) <= grid.nx - 1 and 0 <= float(y) <= grid.ny - 1):
-                return [f"longitude {lon:g}, latitude {lat:g} is outside the meteorology's domain"]
-        return []
 
 
 def _end(request: Request) -> datetime:

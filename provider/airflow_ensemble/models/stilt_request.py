@@ -239,11 +239,11 @@ def _cells(what: str, grid: Any) -> tuple[float, float]:
         width += 360
     if width <= 0 or grid.ymax <= grid.ymin:
         raise ValueError(f"{what}: xmax must lie east of xmin and ymax north of ymin")
-    if grid.is_longlat:
-        return (width + 1e-9) / grid.xres, (grid.ymax - grid.ymin + 1e-9) / grid.yres
     try:
+        if grid.is_longlat:
+            return (width + 1e-9) / grid.xres, (grid.ymax - grid.ymin + 1e-9) / grid.yres
         x, y = grid.axes
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # pyproj's is a RuntimeError
         raise ValueError(f"{what}: {error}") from None
     return len(x), len(y)
 
