@@ -145,7 +145,8 @@ def test_the_next_run_mends_what_a_fault_has_left(
 ) -> None:
     file = write_fault_ensemble(tmp_path, index(database))
     driver = start("run", file)
-    wait_for(lambda: len(executions(tmp_path)) >= moment)
+    wait_for(lambda: len(executions(tmp_path)) >= moment or driver.poll() is not None)
+    assert driver.poll() is None, driver.communicate()
     strike(driver, fault)
     _, said = driver.communicate(timeout=120)
     assert driver.returncode in (0, 3, -signal.SIGKILL, -signal.SIGTERM), said
@@ -176,7 +177,8 @@ def test_a_second_pull_worker_takes_over(
     file = write_fault_ensemble(tmp_path, index(database))
     assert start("register", file).wait(60) == 0
     first = start("pull-worker", file, "--cpus", 2)
-    wait_for(lambda: len(executions(tmp_path)) >= COUNT // 2)
+    wait_for(lambda: len(executions(tmp_path)) >= COUNT // 2 or first.poll() is not None)
+    assert first.poll() is None, first.communicate()
     first.send_signal(number)
     first.communicate(timeout=60)
     assert first.returncode in (3, -signal.SIGKILL)
