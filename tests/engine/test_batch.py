@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import threading
@@ -21,6 +22,7 @@ from airflow_ensemble.engine.batch import (
     cancel,
     dispatch,
     driving,
+    parse_worker_line,
     reconcile,
     register,
     reopen_chunk,
@@ -364,6 +366,31 @@ def test_the_lock_of_a_finished_chunk_proves_its_end(tmp_path):
         run_all(control)
     [lock] = (tmp_path / "output/.ensemble/chunks").rglob("*.jsonl.lock")
     assert find_evidence(lock) is Evidence.ENDED
+
+
+@pytest.mark.parametrize(
+    ("line", "level", "message"),
+    [
+        ("2026-11-21 07:36:05,311 WARNING s1 failed: error", logging.WARNING, "s1 failed: error"),
+        ("2026-11-21 07:36:05,311 INFO s0 complete", logging.INFO, "s0 complete"),
+        (
+            "error: model 'm:f' is not importable",
+            logging.INFO,
+            "error: model 'm:f' is not importable",
+        ),
+        ("2026-11-21 07:36:05,311 LOUD x", logging.INFO, "2026-11-21 07:36:05,311 LOUD x"),
+    ],
+)
+def test_worker_lines_keep_their_level_and_are_stamped_once(line, level, message):
+    assert parse_worker_line(line) == (level, message)
+
+
+def test_a_failure_is_a_warning_in_the_log(tmp_path, caplog):
+    path = write_ensemble(tmp_path, rows("raise"), max_attempts=1)
+    with opened(path) as control:
+        run_all(control)
+    [record] = [r for r in caplog.records if r.levelno == logging.WARNING and "s0" in r.message]
+    assert "error" in record.message
 
 
 @pytest.mark.parametrize(

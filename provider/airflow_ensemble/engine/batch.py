@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import subprocess
 import sys
 import threading
@@ -43,6 +44,10 @@ DRIVER_DEADLINE = 86_400.0
 MAX_FRUITLESS = 3
 #: Failed simulations that a report names.
 MAX_NAMED = 20
+
+_WORKER_LINE = re.compile(
+    r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (DEBUG|INFO|WARNING|ERROR|CRITICAL) (.*)"
+)
 
 #: Says whether whoever drives a batch lives; None when it cannot be known.
 DriverAlive = Callable[[BatchInfo], "bool | None"]
@@ -261,7 +266,7 @@ class _ChunkRunner:
         """Run a push worker over a chunk file; return the finished attempts that counted."""
         before = self.counted
         command = worker_command(self._control, path, cpus, python)
-        log.info("chunk %s: %s", self._chunk, " ".join(command))
+        log.debug("chunk %s: %s", self._chunk, " ".join(command))
         # stdin is the worker's life line: it ends with this process, however that dies.
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
@@ -369,8 +374,19 @@ class _Tail:
         for line in self._stream:
             text = line.decode(errors="replace").rstrip()
             if text:
-                self._last = text
-                log.info("%s", text)
+                level, self._last = parse_worker_line(text)
+                log.log(level, "%s", self._last)
+
+
+def parse_worker_line(line: str) -> tuple[int, str]:
+    """Return the level and the message of a line of a worker's log.
+
+    The time is left out: whoever logs the message again stamps it anew.
+    """
+    match = _WORKER_LINE.fullmatch(line)
+    if match is None:
+        return logging.INFO, line
+    return getattr(logging, match[1]), match[2]
 
 
 def _terminate(process: subprocess.Popen[bytes]) -> None:
