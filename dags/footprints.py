@@ -45,21 +45,18 @@ FORM = {
         type=["string", "null"],
         title="Meteorology",
         description="Folder of ARL files. Empty: what the ensemble file says.",
-        section="Meteorology",
     ),
     "met_file_format": Param(
         "%Y%m%d_%H",
         type="string",
         title="File names",
         description="strftime pattern at the start of the file names.",
-        section="Meteorology",
     ),
     "met_file_tres": Param(
         "6h",
         type="string",
         title="File length",
         description="Time that one file covers.",
-        section="Meteorology",
     ),
     "n_workers": Param(
         None,
@@ -67,21 +64,18 @@ FORM = {
         minimum=1,
         title="Workers",
         description="Chunks that the receptors are dealt to. Empty: what the ensemble file says.",
-        section="Execution",
     ),
     "skip_existing": Param(
         True,
         type="boolean",
         title="Skip what exists",
         description="Off: compute everything anew, as a new generation.",
-        section="Execution",
     ),
     "parameters": Param(
         {},
         type="object",
         title="Model parameters",
         description='Over those of the ensemble file, for instance {"n_hours": -6}.',
-        section="Execution",
     ),
 }
 

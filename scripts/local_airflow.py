@@ -174,6 +174,7 @@ class LocalAirflow:
             "AIRFLOW__API__HOST": "127.0.0.1",
             "AIRFLOW__API__PORT": str(self._port),
             "AIRFLOW__API__WORKERS": "1",
+            "AIRFLOW__API__DEFAULT_WRAP": "True",
             "AIRFLOW__API_AUTH__JWT_SECRET": str(secret["secret"]),
             # The default of 5 s is not enough on a busy machine.
             "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
