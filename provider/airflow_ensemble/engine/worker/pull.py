@@ -74,8 +74,8 @@ def pull_worker(
     """
     recipe = index.recipe(ensemble)
     root = storage.open_root(recipe.output)
-    root.check_owner(recipe.ensemble, recipe.settings)
     root.check_writable()
+    root.check_owner(recipe.ensemble, recipe.settings)
     token = secrets.token_hex(5)
     host = socket.gethostname()
     name = f"{host}.{token}"

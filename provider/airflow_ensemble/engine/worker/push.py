@@ -45,8 +45,8 @@ def push_worker(chunk_file: Path, *, cpus: int = 1, stop: Stop | None = None) ->
     chunk = read_chunk(chunk_file)
     recipe = chunk.recipe
     root = storage.open_root(recipe.output)
-    root.check_owner(recipe.ensemble, recipe.settings)
     root.check_writable()
+    root.check_owner(recipe.ensemble, recipe.settings)
     lock = chunk_file.with_name(chunk_file.name + ".lock")
     stop = Stop() if stop is None else stop
     try:

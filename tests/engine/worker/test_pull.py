@@ -1,0 +1,283 @@
+"""Pull workers as real processes, over both databases."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_ensemble.engine import segment, storage
+from airflow_ensemble.engine.index import open_index
+from airflow_ensemble.engine.index.interface import Counts, EnsembleKey, OutputIndex, Scope
+from airflow_ensemble.engine.recipe import Limits
+from airflow_ensemble.engine.segment import Finished
+from airflow_ensemble.engine.simulation import Reason, Simulation, Status
+from tests.engine.running import PATIENCE, processes_with, recipe_of, wait_until_gone
+from tests.services.postgres import PostgresServer
+
+
+@pytest.fixture
+def nap() -> str:
+    """A number of seconds to sleep that finds this test's processes again."""
+    return f"{random.randint(10_000_000, 99_999_999)}"
+
+
+@pytest.fixture(autouse=True)
+def mark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    """Mark all processes of a test, and see that none and no scratch directory is left."""
+    mark = uuid.uuid4().hex
+    monkeypatch.setenv("ENSEMBLE_TEST_MARK", mark)
+    monkeypatch.setenv("ENSEMBLE_SCRATCH", str(tmp_path / "scratch"))
+    yield mark
+    assert wait_until_gone(mark) == []
+    assert list((tmp_path / "scratch").glob("*")) == []
+
+
+class Bench:
+    """An index with one ensemble, and pull workers for it."""
+
+    def __init__(self, folder: Path, location: str) -> None:
+        self.folder = folder
+        self.location = location
+        self.trace = folder / "trace"
+        self.index: OutputIndex = open_index(location, create=True)
+        self.key: EnsembleKey
+
+    def register(self, *whats: str | Mapping[str, Any], **options: Any) -> None:
+        self.recipe = recipe_of(self.folder / "output", **options)
+        self.key = self.index.define(self.recipe)
+        rows = [{"do": what} if isinstance(what, str) else what for what in whats]
+        simulations = [Simulation(f"s{n}", row) for n, row in enumerate(rows)]
+        self.index.register(self.key, simulations, batch_key=uuid.uuid4().hex)
+
+    def tracing(self, seconds: float = 0.0) -> dict[str, Any]:
+        return {"do": "trace", "trace": str(self.trace), "seconds": seconds}
+
+    @property
+    def traced(self) -> Counter[str]:
+        if not self.trace.exists():
+            return Counter()
+        return Counter(line.split()[0] for line in self.trace.read_text().splitlines())
+
+    def start(self, *options: str, command: str = "pull-worker") -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "airflow_ensemble.engine", command, "tests", *options],
+            env={**os.environ, "ENSEMBLE_INDEX": self.location},
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *options: str) -> tuple[int, str]:
+        with self.start(*options) as worker:
+            said = worker.communicate(timeout=PATIENCE)[1]
+        return worker.returncode, said
+
+    @property
+    def counts(self) -> Counts:
+        return self.index.counts(self.key)
+
+    def simulations(self, *statuses: Status) -> Sequence[Any]:
+        return list(self.index.simulations(self.key, Scope(statuses=statuses or None)))
+
+    @property
+    def outcomes(self) -> list[Finished]:
+        root = storage.open_root(self.recipe.output)
+        names = [name for name, _ in root.list(storage.segments_prefix(self.recipe.hash8))]
+        return [
+            r for name in names for r in segment.outcomes(segment.parse(root.read(name)).records)
+        ]
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    if request.param == "sqlite":
+        location = str(tmp_path / "index.sqlite")
+    else:
+        server: PostgresServer = request.getfixturevalue("postgres")
+        location = server.new_database()
+    bench = Bench(tmp_path, location)
+    yield bench
+    bench.index.close()
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    give_up = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < give_up, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_a_worker_drains_an_ensemble(bench: Bench) -> None:
+    bench.register(*[bench.tracing()] * 50)
+    code, said = bench.run("--cpus", "2")
+
+    assert code == 0, said
+    assert bench.counts.complete == 50
+    assert set(bench.traced.values()) == {1}
+    assert "50 complete" in said.splitlines()[-1]
+    assert sorted(r.outcome.id for r in bench.outcomes) == sorted(bench.traced)
+
+
+def test_two_workers_share_the_work_and_run_each_simulation_once(bench: Bench) -> None:
+    bench.register(*[bench.tracing(0.05)] * 60)
+    with bench.start() as first, bench.start() as second:
+        codes = [worker.wait(PATIENCE) for worker in (first, second)]
+
+    assert codes == [0, 0]
+    assert set(bench.traced.values()) == {1}
+    assert len(bench.traced) == 60
+    workers = {r.outcome.token.partition("-")[0] for r in bench.outcomes}
+    assert len(workers) == 2
+
+
+def test_failures_are_tried_again_up_to_the_limit_and_exit_with_1(bench: Bench) -> None:
+    bench.register("raise", "kill_itself", "invalid", "complete", limits=Limits(max_attempts=2))
+    code, _ = bench.run()
+
+    assert code == 1
+    assert (bench.counts.complete, bench.counts.failed) == (1, 3)
+    attempts = Counter(r.outcome.id for r in bench.outcomes)
+    assert attempts == {"s0": 2, "s1": 2, "s2": 1, "s3": 1}
+    infos = {info.simulation.id: info for info in bench.simulations()}
+    assert infos["s1"].reason is Reason.CRASHED
+    assert infos["s1"].log is not None
+    assert (bench.folder / "output" / infos["s1"].log).exists()
+
+
+def test_running_is_visible_while_it_runs(bench: Bench) -> None:
+    bench.register({"do": "sleep", "seconds": 1000}, {"do": "sleep", "seconds": 1000}, "complete")
+    with bench.start("--cpus", "2") as worker:
+        wait_for(lambda: bench.counts.running == 2)
+        assert bench.counts.pending == 1
+        worker.terminate()
+        assert worker.wait(PATIENCE) == 3
+
+
+def test_a_stopped_worker_hands_everything_back_uncharged(bench: Bench, nap: str) -> None:
+    bench.register(*[{"do": "hang_in_program", "nap": nap}] * 3)
+    with bench.start("--cpus", "2") as worker:
+        wait_for(lambda: len(processes_with(nap)) == 2)
+        worker.terminate()
+        assert worker.wait(PATIENCE) == 3
+
+    assert processes_with(nap) == []
+    assert bench.counts.pending == 3
+    assert [info.tries for info in bench.simulations()] == [0, 0, 0]
+
+
+def test_a_worker_that_slept_past_its_lease_is_fenced(bench: Bench, nap: str) -> None:
+    bench.register({"do": "trace", "trace": str(bench.trace), "seconds": 6})
+    with bench.start("--lease", "1.5") as sleeper:
+        wait_for(lambda: bench.counts.running == 1)
+        os.killpg(sleeper.pid, signal.SIGSTOP)
+        time.sleep(2.0)
+        with bench.start() as other:
+            wait_for(lambda: bench.traced["s0"] == 2)
+            os.killpg(sleeper.pid, signal.SIGCONT)
+            began = time.monotonic()
+            said = sleeper.communicate(timeout=PATIENCE)[1]
+            assert sleeper.returncode == 3
+            assert time.monotonic() - began < 5
+            assert "no contact" in said or "lease" in said
+            assert other.wait(PATIENCE) == 0
+
+    # Once lost, once complete: the sleeper's own outcome changed nothing.
+    (info,) = bench.simulations()
+    assert (info.status, info.attempt, info.tries) == (Status.COMPLETE, 2, 2)
+    assert [a.reason for a in bench.index.attempts(bench.key, "s0")] == [Reason.LOST]
+
+
+def test_a_killed_worker_leaves_nothing_and_its_work_to_others(
+    bench: Bench, mark: str, nap: str
+) -> None:
+    bench.register({"do": "hang_in_program", "nap": nap}, limits=Limits(max_attempts=1))
+    with bench.start("--lease", "1") as worker:
+        wait_for(lambda: processes_with(nap))
+        worker.kill()
+    assert wait_until_gone(mark) == []
+    assert wait_until_gone(nap) == []
+    with bench.start() as other:
+        assert other.wait(PATIENCE) == 1
+
+    (info,) = bench.simulations()
+    assert info.reason is Reason.LOST
+
+
+def test_a_cancelled_simulation_is_killed_and_the_worker_goes_on(bench: Bench, nap: str) -> None:
+    bench.register({"do": "hang_in_program", "nap": nap}, bench.tracing())
+    with bench.start("--lease", "3") as worker:
+        wait_for(lambda: processes_with(nap))
+        bench.index.cancel(bench.key, Scope(ids=["s0"]))
+        assert worker.wait(PATIENCE) == 1
+
+    assert processes_with(nap) == []
+    assert bench.counts.complete == 1
+    assert dict(bench.counts.reasons) == {"cancelled": 1}
+
+
+def test_serve_waits_for_more(bench: Bench) -> None:
+    bench.register(bench.tracing())
+    with bench.start(command="serve") as worker:
+        wait_for(lambda: bench.counts.complete == 1)
+        bench.register(bench.tracing(), bench.tracing())
+        wait_for(lambda: bench.counts.complete == 2)
+        assert worker.poll() is None
+        worker.terminate()
+        assert worker.wait(PATIENCE) == 3
+
+
+def test_an_unusable_model_charges_nothing_and_hands_back(bench: Bench) -> None:
+    bench.register("complete", model="nowhere:simulate")
+    code, said = bench.run()
+
+    assert code == 2
+    assert "nowhere" in said.splitlines()[-1]
+    assert bench.counts.pending == 1
+    assert bench.simulations()[0].tries == 0
+
+
+def test_an_unknown_ensemble_is_named(bench: Bench) -> None:
+    bench.register("complete")
+    command = [sys.executable, "-m", "airflow_ensemble.engine", "pull-worker", "other"]
+    done = subprocess.run(
+        [*command, "--index", bench.location], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 2
+    assert "'other'" in done.stderr
+    assert "tests" in done.stderr
+
+
+def test_another_index_is_refused(bench: Bench) -> None:
+    bench.register("complete")
+    code, said = bench.run("--uuid", str(uuid.uuid4()))
+
+    assert code == 2
+    assert "index" in said.splitlines()[-1]
+
+
+def test_work_goes_on_while_the_database_is_away(postgres: PostgresServer, tmp_path: Path) -> None:
+    with PostgresServer() as server:
+        bench = Bench(tmp_path, server.new_database())
+        bench.register(*[bench.tracing(0.3)] * 12)
+        with bench.start("--cpus", "2") as worker:
+            wait_for(lambda: bench.traced.total() >= 3)
+            server.stop()
+            before = bench.traced.total()
+            wait_for(lambda: bench.traced.total() > before)
+            server.start()
+            assert worker.wait(PATIENCE) == 0, worker.stderr
+        assert bench.counts.complete == 12
+        assert set(bench.traced.values()) == {1}
+        bench.index.close()
