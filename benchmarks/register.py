@@ -91,11 +91,11 @@ def load(location: str, table: str, columns: tuple[str, ...], ready: Iterator[An
     connection = connect(location)
     number = 0
     if location.startswith("postgresql"):
-        with connection.cursor() as cursor:
-            with cursor.copy(f"COPY {table} ({', '.join(columns)}) FROM STDIN") as copy:
-                for row in ready:
-                    copy.write_row(row)
-                    number += 1
+        text = f"COPY {table} ({', '.join(columns)}) FROM STDIN"
+        with connection.cursor() as cursor, cursor.copy(text) as copy:
+            for row in ready:
+                copy.write_row(row)
+                number += 1
         return number
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA cache_size = -65536")

@@ -132,4 +132,5 @@ def _migrate(session: Session, migrations: dict[int, list[str]], place: str) -> 
         for text in migrations[number]:
             session.execute(text, {})
         session.run("meta_write", name="schema", value=str(number))
+    session.script("statistics")
     return _read_meta(session)

@@ -1,5 +1,5 @@
 -- The decision of `simulation.has_failed_for_good`; `kind` is final, interruption or try.
-WITH given AS (@given_records),
+WITH given AS MATERIALIZED (@given_records),
 judged AS MATERIALIZED (
     SELECT
         given.*,

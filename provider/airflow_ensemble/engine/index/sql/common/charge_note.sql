@@ -1,4 +1,4 @@
-WITH given AS (@given_records)
+WITH given AS MATERIALIZED (@given_records)
 INSERT INTO failed_attempts (
     ensemble, id, attempt, token, generation, reason, detail, host, log, started, duration
 )

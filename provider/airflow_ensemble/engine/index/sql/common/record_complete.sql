@@ -1,4 +1,4 @@
-WITH given AS (@given_records)
+WITH given AS MATERIALIZED (@given_records)
 UPDATE simulations AS s SET
     status = 'complete', token = given.token, host = given.host, started = given.started,
     duration = given.duration, log = given.log, products = given.products,

@@ -1,5 +1,5 @@
 -- Of two executions of one attempt the later start holds the token, unless it has ended already.
-WITH given AS (@given_records)
+WITH given AS MATERIALIZED (@given_records)
 UPDATE simulations AS s SET
     status = 'running', token = given.token, host = given.host, started = given.started,
     updated = @now

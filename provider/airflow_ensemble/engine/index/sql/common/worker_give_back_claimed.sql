@@ -1,2 +1,2 @@
 UPDATE simulations SET status = 'pending', worker = NULL, token = NULL, updated = @now
-WHERE worker = :worker AND status = 'dispatched'
+WHERE worker = :worker AND status IN ('dispatched', 'running') AND status = 'dispatched'

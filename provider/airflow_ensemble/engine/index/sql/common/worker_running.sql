@@ -1,5 +1,5 @@
 SELECT ensemble, id, attempt, COALESCE(token, ''), COALESCE(started, @now), host, @now
 FROM simulations
-WHERE worker = :worker AND status = 'running'
+WHERE worker = :worker AND status IN ('dispatched', 'running') AND status = 'running'
 ORDER BY position
 @for_update

@@ -1,0 +1,120 @@
+"""Status of 1,000,000 simulations, and registering again 100,000 that are complete."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from airflow_ensemble.engine.index import open_index
+from airflow_ensemble.engine.index.interface import EnsembleKey, OutputIndex, Scope
+from airflow_ensemble.engine.recipe import ProductSpec, Recipe, Settings
+from airflow_ensemble.engine.segment import Finished
+from airflow_ensemble.engine.simulation import Outcome, Product, ProductStatus, Reason, Simulation
+from airflow_ensemble.engine.table import read_table
+from benchmarks.register import write_table
+from tests.services.postgres import PostgresServer
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    clock = time.perf_counter()
+    answer = work()
+    return time.perf_counter() - clock, answer
+
+
+def best(work: Callable[[], Any], times: int = 3) -> float:
+    return min(timed(work)[0] for _ in range(times))
+
+
+def define(index: OutputIndex, name: str) -> EnsembleKey:
+    settings = Settings(model="m:f", products=(ProductSpec("p"),))
+    return index.define(Recipe(name, settings, f"/output/{name}"))
+
+
+def finish(index: OutputIndex, key: EnsembleKey, batch: str, share: int = 1) -> str:
+    """Complete one of ``share`` chunks; every hundredth fails, every tenth is empty."""
+    chunk = index.dispatch(key, batch, backend="local", n_chunks=share)[0]
+    records: list[Finished] = []
+    for i, one in enumerate(index.assignments(chunk.id)):
+        status = ProductStatus.COMPLETE_EMPTY if i % 10 == 1 else ProductStatus.COMPLETE
+        products = (
+            Product("p", status, f"a/p/00/{one.simulation.id}.nc", 1, "sha256:" + "0" * 64),
+        )
+        reason = Reason.INVALID if share > 1 and i % 100 == 0 else None
+        outcome = Outcome(
+            one.simulation.id, one.attempt, "t", reason, products=() if reason else products,
+            started=1.0, duration=1.0, host="host",
+        )  # fmt: skip
+        records.append(Finished(outcome))
+        if len(records) == 5000:
+            index.record(key, records)
+            records.clear()
+    index.record(key, records)
+    return chunk.id
+
+
+def status_of_many(location: str, n: int) -> dict[str, float]:
+    index = open_index(location, create=True)
+    key = define(index, "many")
+    table = (Simulation(f"r{i:07d}", {"x": i, "y": 0.5 * i}) for i in range(n))
+    batch = index.register(key, table, batch_key="b").batch
+    found = {"all pending": best(lambda: index.counts(key))}
+    chunk = finish(index, key, batch, share=2)
+    fresh = open_index(location)
+    found["half done, new connection"] = timed(lambda: fresh.counts(key))[0]
+    fresh.close()
+    found["half done"] = best(lambda: index.counts(key))
+    found["half done, of the batch"] = best(lambda: index.counts(key, Scope(batch=batch)))
+    found["half done, of one chunk"] = best(lambda: index.counts(key, Scope(chunk=chunk)))
+    assert index.counts(key).total == n
+    index.close()
+    return found
+
+
+def register_again(location: str, folder: Path, n: int) -> dict[str, float]:
+    table = folder / "again.csv"
+    write_table(table, n)
+    index = open_index(location, create=True)
+    key = define(index, "again")
+    first = index.register(key, read_table(table), batch_key="first")
+    finish(index, key, first.batch)
+    reading, _ = timed(lambda: sum(1 for _ in read_table(table)))
+    again, found = timed(lambda: index.register(key, read_table(table), batch_key="second"))
+    assert found.complete == n
+    retry, _ = timed(lambda: index.register(key, read_table(table), batch_key="second"))
+    index.close()
+    return {
+        "reading the table alone": reading,
+        "register again, new batch": again,
+        "register again, same batch": retry,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--small", action="store_true", help="a tenth of the simulations")
+    small = parser.parse_args().small
+    n = 100_000 if small else 1_000_000
+    print(f"status of {n:,} simulations, and registering {n // 10:,} again, {os.cpu_count()} cores")
+    print(f"{'':30}{'SQLite, s':>12}{'PostgreSQL, s':>15}")
+    with tempfile.TemporaryDirectory() as name, PostgresServer(durable=True) as server:
+        folder = Path(name)
+        places = (str(folder / "index.sqlite"), server.new_database())
+        for work in (
+            lambda place: status_of_many(place, n),
+            lambda place: register_again(place, folder, n // 10),
+        ):
+            sqlite, postgres = (work(place) for place in places)
+            for what, seconds in sqlite.items():
+                print(f"{what:30}{seconds:12.3f}{postgres[what]:15.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
