@@ -33,8 +33,13 @@ def nap() -> str:
 
 
 @pytest.fixture(autouse=True)
-def mark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
-    """Mark all processes of a test, and see that none and no scratch directory is left."""
+def mark(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[str]:
+    """Mark all processes of a test, and see that none and no scratch directory is left.
+
+    The server is asked for so that it starts before there is a mark.
+    """
     mark = uuid.uuid4().hex
     monkeypatch.setenv("ENSEMBLE_TEST_MARK", mark)
     monkeypatch.setenv("ENSEMBLE_SCRATCH", str(tmp_path / "scratch"))
@@ -194,7 +199,7 @@ def test_a_worker_that_slept_past_its_lease_is_fenced(bench: Bench, nap: str) ->
 
     # Once lost, once complete: the sleeper's own outcome changed nothing.
     (info,) = bench.simulations()
-    assert (info.status, info.attempt, info.tries) == (Status.COMPLETE, 2, 2)
+    assert (info.status, info.attempt, info.tries) == (Status.COMPLETE, 2, 1)
     assert [a.reason for a in bench.index.attempts(bench.key, "s0")] == [Reason.LOST]
 
 
