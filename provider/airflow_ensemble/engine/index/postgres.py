@@ -37,11 +37,12 @@ _DEFAULTS = {
     "keepalives_count": "3",
     "tcp_user_timeout": "30000",
 }
-# Compiling pays for analytical queries only. No statement here may hold locks while its client is
-# gone.
+# Compiling pays for analytical queries only. Rows are looked up by key, in memory or on solid-state
+# disks. No statement here may hold locks while its client is gone.
 _SETTINGS = (
     "SET search_path TO airflow_ensemble",
     "SET jit TO off",
+    "SET random_page_cost TO 1.1",
     "SET client_min_messages TO warning",
     "SET idle_in_transaction_session_timeout TO '60s'",
 )

@@ -11,6 +11,9 @@ from airflow_ensemble.engine.index.database import Database, Session
 from airflow_ensemble.engine.index.interface import EnsembleKey, Registration, batch_id
 from airflow_ensemble.engine.simulation import OWNED, Simulation, Status
 
+#: New rows from which on the database's planner is told of them at once.
+MANY = 1000
+
 
 @dataclass(frozen=True)
 class Request:
@@ -40,6 +43,8 @@ def register(
         lambda session: _register(session, request, staged, database.locks_rows), repeat=False
     )
     database.read(lambda session: session.run("stage_drop"))
+    if registration.new >= MANY:
+        database.read(lambda session: session.script("register_analyze"))
     return registration
 
 

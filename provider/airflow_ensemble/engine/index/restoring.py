@@ -10,6 +10,7 @@ from airflow_ensemble.engine.errors import UsageError
 from airflow_ensemble.engine.index import rows
 from airflow_ensemble.engine.index.database import Database, Session
 from airflow_ensemble.engine.index.interface import EnsembleKey
+from airflow_ensemble.engine.index.registration import MANY
 from airflow_ensemble.engine.segment import Finished
 from airflow_ensemble.engine.simulation import canonical_json
 
@@ -29,6 +30,8 @@ def restore(database: Database, ensemble: EnsembleKey, finished: Iterable[Finish
     )
     terminal = database.transact(lambda session: _restore(session, ensemble, staged), repeat=False)
     database.read(lambda session: session.run("restore_stage_drop"))
+    if staged >= MANY:
+        database.read(lambda session: session.script("register_analyze"))
     return terminal
 
 

@@ -1,3 +1,5 @@
+-- `status || ''` is the status, but no index's: the plan begins at the given ids, whatever the
+-- planner last heard of how many simulations run.
 -- The decision of `simulation.has_failed_for_good`; `kind` is final, interruption or try.
 WITH given AS MATERIALIZED (@given_records),
 judged AS MATERIALIZED (
@@ -24,4 +26,4 @@ UPDATE simulations AS s SET
     duration = j.duration, updated = @now
 FROM judged AS j
 WHERE s.ensemble = :ensemble AND s.position = j.place AND s.attempt = j.attempt
-    AND s.status IN ('dispatched', 'running')
+    AND s.status || '' IN ('dispatched', 'running')

@@ -1,0 +1,1 @@
+-- SQLite's statistics are fixed: see statistics.sql.
