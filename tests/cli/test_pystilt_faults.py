@@ -15,6 +15,7 @@ import pytest
 from tests.cli.conftest import picture, processes_of, start
 from tests.ensembles import executions, write_ensemble
 from tests.hrrr import write_hrrr_ensemble
+from tests.services.postgres import PASSWORD
 
 ROWS = [{"id": f"s{number}", "x": number} for number in range(3)]
 
@@ -35,6 +36,9 @@ def test_pystilt_fault_01_postgresql_registers_and_runs(tmp_path, cli, postgres,
     file = write_ensemble(tmp_path, ROWS, index="env:TEST_INDEX")
 
     assert cli("run", file, "--dry-run").code == 0
+    checked = cli("check", file)
+    assert checked.code == 0
+    assert PASSWORD not in checked.out + checked.err
     ended = cli("run", file)
     assert ended.code == 0, ended.err
     assert _counts(cli, file)["complete"] == 3

@@ -302,6 +302,16 @@ def _ran(folder):
     return file
 
 
+def test_a_terminal_without_unicode_is_no_error(tmp_path):
+    file = write_ensemble(tmp_path, [{"id": "bad", "what": "raise"}], max_attempts=1)
+    process = start("run", file, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    out, err = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    assert "0 complete" in out
+    assert "Traceback" not in err
+
+
 def test_a_closed_pipe_is_no_error(tmp_path):
     file = write_ensemble(tmp_path, [{"id": f"s{number}"} for number in range(30)])
     reading, writing = os.pipe()
@@ -339,8 +349,10 @@ def test_wait_waits_for_what_another_run_owns(tmp_path, cli):
         other.communicate(timeout=60)
 
     assert "2 belong to another run" in without.err
+    assert "2 are left to another run" in without.out
     assert without.code == 1
     assert ended.code == 0, ended.err
+    assert ended.out.startswith("2 complete")
     assert "waiting for simulations that another run owns" in ended.err
     assert other.returncode == 0
     assert len(executions(tmp_path)) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -24,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     :return: the exit code: 0 all complete, 1 some failed, 2 wrong input, 3 interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _accept_any_encoding()
     try:
         code = _run(arguments)
         sys.stdout.flush()
@@ -72,6 +74,13 @@ class _Format(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         record.label = record.levelname.lower()
         return super().format(record)
+
+
+def _accept_any_encoding() -> None:
+    """Print a question mark, rather than fail, for what the terminal's encoding does not have."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _forget_stdout() -> None:

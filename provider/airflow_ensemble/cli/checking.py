@@ -80,8 +80,21 @@ def refuse_bad_start(ensemble: Ensemble, first: int | None = None) -> None:
         with closing(index):
             if find_key(index, ensemble):
                 return
+    refuse_forgotten_outcomes(ensemble)
     for _ in ensemble.read_simulations(first):
         pass
+
+
+def refuse_forgotten_outcomes(ensemble: Ensemble) -> None:
+    """Refuse to begin anew where the output root has results that the index does not know.
+
+    :param ensemble: with settings that the index does not know.
+    :raises UsageError: naming the output root and what to do.
+    """
+    from airflow_ensemble.engine import ingest
+    from airflow_ensemble.engine.storage import open_root
+
+    ingest.refuse_forgotten_outcomes(open_root(ensemble.output), ensemble.recipe())
 
 
 def model_problems(ensemble: Ensemble, *, ask_model: bool) -> list[str]:
@@ -214,14 +227,17 @@ def _unwritable(path: Path) -> str | None:
 
 
 def _check_index(ensemble: Ensemble) -> Finding:
-    location = ensemble.index_location()
+    location = _without_password(ensemble.index_location())
     index = open_existing_index(ensemble)
     if index is None:
+        refuse_forgotten_outcomes(ensemble)
         return Finding("index", f"{location} does not exist yet; `ensemble run` makes it")
     with closing(index):
         known = find_key(index, ensemble)
+    if known is None:
+        refuse_forgotten_outcomes(ensemble)
     registered = "these settings are registered" if known else "these settings are new"
-    return Finding("index", f"{_without_password(location)}: {registered}")
+    return Finding("index", f"{location}: {registered}")
 
 
 def _without_password(location: str) -> str:

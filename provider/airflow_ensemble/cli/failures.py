@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from airflow_ensemble.cli.text import render_table, shorten
+from airflow_ensemble.cli.text import render_fields, render_table, shorten
 
 if TYPE_CHECKING:
     from airflow_ensemble.engine.index.interface import (
@@ -89,4 +89,8 @@ def render_failures(groups: Iterable[FailureGroup], file_option: str = "") -> st
     ]
     table = render_table(("reason", "failed", "ids", "the first says"), rows, right=("failed",))
     first = next((id for found in groups for id in found.ids), "ID")
-    return f"{table}\n\nensemble logs {first}{file_option}   shows what it printed"
+    hints = [
+        (f"ensemble logs {first}{file_option}", "shows what it printed"),
+        (f"ensemble retry --all{file_option}", "sends failed ones back, for the next run"),
+    ]
+    return f"{table}\n\n{render_fields(hints)}"

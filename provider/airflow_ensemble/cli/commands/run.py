@@ -81,12 +81,17 @@ def count_processes(ensemble: Ensemble) -> int:
 
 
 def _dry_run(ensemble: Ensemble, args: Namespace, console: Console, processes: int) -> int:
+    from airflow_ensemble.cli.checking import refuse_forgotten_outcomes
+
     index = open_existing_index(ensemble)
     try:
+        key = find_key(index, ensemble) if index else None
+        if key is None:
+            refuse_forgotten_outcomes(ensemble)
         plan = make_plan(
             ensemble.read_simulations(args.first),
             index,
-            find_key(index, ensemble) if index else None,
+            key,
             skip_existing=ensemble.skip_existing and not args.no_skip,
             replace=args.replace,
         )
@@ -184,7 +189,12 @@ class _BatchRun:
         failures = render_failures(read_failures(index, key, counts, scope), self.file_option)
         if failures:
             self.console.say(f"\n{failures}")
-        return 0 if judged.ok else 1
+        if registration.elsewhere:
+            self.console.say(
+                f"{registration.elsewhere:,} are left to another run, which owned them when this "
+                "one registered; --wait waits for them"
+            )
+        return 0 if judged.ok and not registration.elsewhere else 1
 
     def _how_to_go_on(self) -> str:
         if self.args.no_skip:

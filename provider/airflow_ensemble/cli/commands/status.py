@@ -260,7 +260,7 @@ def render(report: Report, console: Console, file_option: str = "") -> str:
         parts.append(f"{format_rate(report.rate)}{eta}")
     failures = render_failures(report.failures, file_option)
     if failures:
-        parts.append(f"{failures}\nensemble retry --all{file_option}   sends them back")
+        parts.append(failures)
     elif report.counts.pending and not report.counts.dispatched + report.counts.running:
         parts.append(f"nothing is running; `ensemble run{file_option}` runs what is pending")
     return "\n\n".join(parts)
