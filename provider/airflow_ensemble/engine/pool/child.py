@@ -57,23 +57,21 @@ class TaskQueue:
     """Tasks that the worker has sent ahead, less those that it has taken back."""
 
     def __init__(self, task_pipe: int, result_pipe: int) -> None:
+        os.set_blocking(task_pipe, False)
         self._inbox = Inbox(task_pipe)
         self._result_pipe = result_pipe
         self._waiting: deque[dict[str, Any]] = deque()
 
     def next(self) -> dict[str, Any] | None:
         """Return the next task, waiting for it; None when the worker is gone."""
-        self._look()
+        # What was taken back must be known before the next task begins: the worker relies on it.
+        self._take(self._inbox.read_all())
         while not self._waiting:
-            self._take(self._inbox.read())
             if self._inbox.is_over:
                 return None
+            select.select([self._inbox.descriptor], [], [])
+            self._take(self._inbox.read_all())
         return self._waiting.popleft()
-
-    def _look(self) -> None:
-        # What was taken back must be known before the next task begins: the worker relies on it.
-        while select.select([self._inbox.descriptor], [], [], 0)[0] and not self._inbox.is_over:
-            self._take(self._inbox.read())
 
     def _take(self, messages: list[dict[str, Any]]) -> None:
         for message in messages:

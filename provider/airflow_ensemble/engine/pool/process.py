@@ -34,6 +34,7 @@ class Process:
         self.tasks: deque[Task] = deque()
         self.is_ready = False
         self.is_leaving = False
+        self.is_log_watched = False
         self.born = time.monotonic()
         self.log_end = secrets.token_hex(16)
         self._log_reader = LogReader(scratch, self.log_end)
@@ -113,6 +114,8 @@ class Process:
         try:
             while data := os.read(self.log, _BLOCK):
                 self._log_reader.write(data)
+                if len(data) < _BLOCK:  # more than a pipe holds: it was all that there is
+                    return True
         except BlockingIOError:
             return True
         except OSError:  # closed already

@@ -39,6 +39,10 @@ SHORT = 0.02
 MAX_AHEAD = 64
 #: Seconds that a simulation may hold up others sent to the same process.
 HOLD_UP = 0.05
+#: Seconds to let ends come together when simulations are much shorter than this.
+RAPID = 0.002
+#: Seconds after which the output of a running simulation is read as it comes.
+LOG_DELAY = 0.005
 MEMORY_INTERVAL = 0.25
 LOAD_LIMIT = 600.0
 MAX_LOAD_FAILURES = 3
@@ -67,6 +71,7 @@ class Processes:
         self._is_closed = False
         self._doomed: dict[int, tuple[Reason, str]] = {}
         self._mean: float | None = None
+        self._recent: deque[float] = deque(maxlen=16)
         self._load_failures = 0
         self._memory_kills = MemoryKills()
         self._next_memory = 0.0
@@ -130,6 +135,8 @@ class Processes:
         :raises EnsembleError: when the pool itself broke.
         """
         self._dispatch()
+        if self._is_rapid():
+            time.sleep(RAPID)  # one wake-up for many ends, while all processes have enough to do
         for key, _ in self._selector.select(self._patience(timeout)):
             key.data()
         self._watch()
@@ -222,8 +229,9 @@ class Processes:
             task = self._queue[position]
             del self._queue[position]
             self._assign(process, task)
-        if self._queue and self._mean is not None and self._mean < SHORT:
-            self._send_ahead(self._mean)
+        usual = self._usual_duration()
+        if self._queue and usual < SHORT:
+            self._send_ahead(usual)
 
     def _first_fit(self) -> int | None:
         busy = sum(
@@ -247,10 +255,16 @@ class Processes:
                 return process
         return None
 
-    def _send_ahead(self, mean: float) -> None:
+    def _usual_duration(self) -> float:
+        """Return the median of the last durations: a busy machine makes some of them long."""
+        if len(self._recent) < 3:
+            return SHORT
+        return sorted(self._recent)[len(self._recent) // 2]
+
+    def _send_ahead(self, usual: float) -> None:
         fair = len(self._queue) // len(self._processes)
         now = time.monotonic()
-        depth = min(MAX_AHEAD, int(SHORT / max(mean, 1e-6)), fair + 1)
+        depth = min(MAX_AHEAD, int(SHORT / max(usual, 1e-6)), fair + 1)
         for process in self._processes.values():
             if not process.tasks or len(process.tasks) > depth // 2 or process.is_full:
                 continue
@@ -290,7 +304,6 @@ class Processes:
         self._selector.register(
             process.inbox.descriptor, selectors.EVENT_READ, lambda: self._on_results(process)
         )
-        self._selector.register(process.log, selectors.EVENT_READ, lambda: self._on_log(process))
         process.send(
             {
                 "recipe": self.recipe.as_dict(),
@@ -314,9 +327,12 @@ class Processes:
         for process in list(self._processes.values()):
             if not process.is_ready:
                 self._watch_loading(process, now)
+                self._watch_log(process)
             if not process.tasks:
                 continue
             task = process.tasks[0]
+            if now - task.clock > LOG_DELAY:
+                self._watch_log(process)
             if now >= task.deadline:
                 limit = task.time_limit
                 detail = f"it ran longer than its time limit of {limit:g} s"
@@ -363,6 +379,16 @@ class Processes:
                 f"{self._model_name()} was not loaded after {LOAD_LIMIT:g} s: {self._said(process)}"
             )
 
+    def _is_rapid(self) -> bool:
+        usual = self._usual_duration()
+        if self._events or usual > RAPID / 4 or not self._queue:
+            return False
+        enough = 2 * RAPID / max(usual, 1e-6)
+        return all(
+            len(process.tasks) >= min(enough, MAX_AHEAD // 2)
+            for process in self._processes.values()
+        )
+
     def _patience(self, timeout: float) -> float:
         if self._events:
             return 0.0
@@ -374,6 +400,8 @@ class Processes:
             timeout = min(timeout, task.deadline - now if task.verdict is None else timeout)
             if len(process.tasks) > 1:
                 timeout = min(timeout, HOLD_UP)
+            if not process.is_log_watched:
+                timeout = min(timeout, LOG_DELAY)
             if task.assignment.simulation.resources.memory is not None:
                 timeout = min(timeout, MEMORY_INTERVAL)
         return max(0.0, timeout)
@@ -395,6 +423,19 @@ class Processes:
             self._selector.register(
                 process.descriptor_for_tasks, selectors.EVENT_WRITE, lambda: self._on_room(process)
             )
+
+    def _watch_log(self, process: Process) -> None:
+        # Short simulations are not worth a wake-up of their own: their end tells in time.
+        if not process.is_log_watched and process.log >= 0:
+            process.is_log_watched = True
+            self._selector.register(
+                process.log, selectors.EVENT_READ, lambda: self._on_log(process)
+            )
+
+    def _unwatch_log(self, process: Process) -> None:
+        if process.is_log_watched:
+            process.is_log_watched = False
+            self._forget(process.log)
 
     def _on_log(self, process: Process) -> None:
         if not process.read_log():
@@ -433,6 +474,7 @@ class Processes:
             self._on_result(process, message)
         elif "ready" in message:
             process.is_ready = True
+            self._unwatch_log(process)
             self._load_failures = 0
             process.take_log().close()
         elif "recalled" in message:
@@ -456,9 +498,11 @@ class Processes:
             raise ValueError(f"task {message['task']!r} is not {task.sending}")
         ended = self._judge(task, message, process)
         process.tasks.popleft()
+        self._unwatch_log(process)
         self._events.append(ended)
         mean = ended.duration if self._mean is None else self._mean
         self._mean = 0.8 * mean + 0.2 * ended.duration
+        self._recent.append(ended.duration)
         if process.tasks:
             self._begin(process.tasks[0])
 
