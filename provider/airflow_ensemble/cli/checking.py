@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,9 +92,10 @@ def refuse_forgotten_outcomes(ensemble: Ensemble) -> None:
     :raises UsageError: naming the output root and what to do.
     """
     from airflow_ensemble.engine import ingest
-    from airflow_ensemble.engine.storage import open_root
+    from airflow_ensemble.engine.storage import StorageError, open_root
 
-    ingest.refuse_forgotten_outcomes(open_root(ensemble.output), ensemble.recipe())
+    with suppress(StorageError):  # a root that cannot be read is a finding of its own
+        ingest.refuse_forgotten_outcomes(open_root(ensemble.output), ensemble.recipe())
 
 
 def model_problems(ensemble: Ensemble, *, ask_model: bool) -> list[str]:
@@ -229,13 +230,14 @@ def _unwritable(path: Path) -> str | None:
 def _check_index(ensemble: Ensemble) -> Finding:
     location = _without_password(ensemble.index_location())
     index = open_existing_index(ensemble)
+    known = None
+    if index is not None:
+        with closing(index):
+            known = find_key(index, ensemble)
+    if known is None and not _check_output(ensemble).problems:
+        refuse_forgotten_outcomes(ensemble)
     if index is None:
-        refuse_forgotten_outcomes(ensemble)
         return Finding("index", f"{location} does not exist yet; `ensemble run` makes it")
-    with closing(index):
-        known = find_key(index, ensemble)
-    if known is None:
-        refuse_forgotten_outcomes(ensemble)
     registered = "these settings are registered" if known else "these settings are new"
     return Finding("index", f"{location}: {registered}")
 
