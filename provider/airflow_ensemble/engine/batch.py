@@ -29,7 +29,7 @@ from airflow_ensemble.engine.index.interface import (
     Scope,
     SimulationInfo,
 )
-from airflow_ensemble.engine.ingest import ingest
+from airflow_ensemble.engine.ingest import ingest, refuse_forgotten_outcomes
 from airflow_ensemble.engine.simulation import Status
 
 log = logging.getLogger(__name__)
@@ -106,6 +106,8 @@ def register(
     ensemble = control.ensemble
     control.root.check_writable()
     control.root.check_owner(ensemble.name, control.recipe.settings)
+    if not control.is_known:
+        refuse_forgotten_outcomes(control.root, control.recipe)
     key = control.index.define(control.recipe)
     reconcile(control, driver_alive=driver_alive)
     registration = control.index.register(

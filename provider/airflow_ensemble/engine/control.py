@@ -32,6 +32,8 @@ class Control:
         self.ensemble = ensemble
         self.index = index
         self.root = root
+        #: Segments whose header was read, and whether it names this index.
+        self.own_segments: dict[str, bool] = {}
 
     def __enter__(self) -> Control:
         return self
@@ -60,6 +62,12 @@ class Control:
             if key.settings_hash == self.recipe.settings.hash:
                 return key
         raise UsageError(_unknown_settings(self.ensemble.name, self.recipe.hash8, known))
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the index has the ensemble with the settings of the file."""
+        known = self.index.ensembles(self.ensemble.name)
+        return any(key.settings_hash == self.recipe.settings.hash for key in known)
 
     def batch_folder(self, batch: str) -> Path:
         """Return where the chunk files of a batch lie."""

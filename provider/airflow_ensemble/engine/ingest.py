@@ -11,13 +11,17 @@ from collections.abc import Iterator
 
 from airflow_ensemble.engine import segment
 from airflow_ensemble.engine.control import Control
+from airflow_ensemble.engine.errors import UsageError
+from airflow_ensemble.engine.recipe import Recipe
 from airflow_ensemble.engine.segment import Finished, Header
-from airflow_ensemble.engine.storage import segments_prefix
+from airflow_ensemble.engine.storage import OutputRoot, segment_head, segments_prefix
 
 log = logging.getLogger(__name__)
 
 #: Bytes read from a segment and recorded in one transaction.
 READ_SIZE = 4 * 1024 * 1024
+#: Bytes that hold the header of any segment.
+HEADER_SIZE = 4096
 
 
 def ingest(control: Control, chunk: str | None = None) -> int:
@@ -30,9 +34,25 @@ def ingest(control: Control, chunk: str | None = None) -> int:
     offsets = control.index.offsets(control.key)
     counted = 0
     for name, size in _segments(control, chunk):
-        if size > offsets.get(name, 0):
+        if size > offsets.get(name, 0) and _is_own(control, name):
             counted += _ingest_segment(control, name, offsets.get(name, 0), size)
     return counted
+
+
+def refuse_forgotten_outcomes(root: OutputRoot, recipe: Recipe) -> None:
+    """Refuse to begin anew, with an index that knows nothing, where results lie already.
+
+    :param root: the output root.
+    :param recipe: with settings that the index does not know.
+    :raises UsageError: when workers have recorded outcomes with these settings there.
+    """
+    if next(iter(root.list(segments_prefix(recipe.hash8))), None) is None:
+        return
+    raise UsageError(
+        f"output root {root.uri} holds outcomes of ensemble {recipe.ensemble!r} with these "
+        f"settings ({recipe.hash8}) that the output index does not know: it was lost, or 'index' "
+        "names another one. `ensemble rebuild` reads them into it, and nothing is computed twice"
+    )
 
 
 def read_finished(control: Control) -> Iterator[Finished]:
@@ -47,6 +67,20 @@ def read_finished(control: Control) -> Iterator[Finished]:
 
 def _segments(control: Control, chunk: str | None) -> Iterator[tuple[str, int]]:
     return control.root.list(segments_prefix(control.recipe.hash8, chunk))
+
+
+def _is_own(control: Control, name: str) -> bool:
+    """Say whether a segment tells of attempts that this index has given.
+
+    Another index counts its attempts from 1 too: its workers' outcomes are for ``rebuild`` alone.
+    """
+    head, known = segment_head(name), control.own_segments
+    if head not in known:
+        records = segment.parse(control.root.read(head, 0, HEADER_SIZE)).records
+        if not records:  # the first line is not whole yet
+            return False
+        known[head] = isinstance(records[0], Header) and records[0].index == control.index.uuid
+    return known[head]
 
 
 def _ingest_segment(control: Control, name: str, offset: int, size: int) -> int:

@@ -41,6 +41,7 @@ SETTINGS_FORMAT = 1
 _BLOCK = 1 << 20
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _SUFFIX = re.compile(r"(\.[A-Za-z0-9_+-]{1,16}){0,3}")
+_SEGMENT_PART = re.compile(r"\.\d{4}\.jsonl$")
 #: What a file system answers that has no hard links, or forbids this one.
 _NO_LINKS = frozenset(
     {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
@@ -119,6 +120,14 @@ def segment_name(hash8: str, writer: str, submission: int, token: str) -> str:
 def segments_prefix(hash8: str, writer: str | None = None) -> str:
     """Return what the names of all segments, or of one writer's, begin with."""
     return f"{OUTCOMES}/{hash8}/{writer}." if writer else f"{OUTCOMES}/{hash8}/"
+
+
+def segment_head(name: str) -> str:
+    """Return the name of the file that holds a segment's header.
+
+    :param name: a file of the segment: the segment itself, or one of its numbered objects.
+    """
+    return _SEGMENT_PART.sub(r".0001.jsonl", name)
 
 
 # --- the interface --------------------------------------------------------------------------------
@@ -487,7 +496,7 @@ class LocalRoot(OutputRoot):
         except OSError as error:
             raise UsageError(
                 f"output root {self.uri} is not writable: {error.strerror or error}. "
-                "Create it, change its permissions, or set another 'output'"
+                f"{_what_to_do(error)}"
             ) from error
 
     @contextlib.contextmanager
@@ -501,6 +510,12 @@ class LocalRoot(OutputRoot):
             yield
         finally:
             os.close(descriptor)
+
+
+def _what_to_do(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "Free some space, such as with `ensemble gc`, or set another 'output'"
+    return "Create it, change its permissions, or set another 'output'"
 
 
 class LocalAppender(Appender):
