@@ -13,13 +13,6 @@ def get_provider_info() -> dict[str, object]:
             "Runs ensembles of independent simulations as ordinary DAGs: on this machine, "
             "on Slurm and on Kubernetes."
         ),
-        "integrations": [
-            {
-                "integration-name": name,
-                "external-doc-url": "https://pypi.org/project/airflow-provider-ensemble/",
-                "tags": ["service"],
-            }
-        ],
         "hooks": [
             {
                 "integration-name": name,
