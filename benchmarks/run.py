@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
+#: Scripts that others run.
+HELPERS = ("run.py", "peers.py")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -45,7 +47,7 @@ def find_scripts() -> list[Path]:
     return sorted(
         path
         for path in FOLDER.glob("*.py")
-        if path.name != Path(__file__).name and '__name__ == "__main__"' in path.read_text()
+        if path.name not in HELPERS and '__name__ == "__main__"' in path.read_text()
     )
 
 
