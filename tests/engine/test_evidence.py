@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import time
 import pytest
 
 from airflow_ensemble.engine import evidence
+from airflow_ensemble.engine.errors import UsageError
 from airflow_ensemble.engine.evidence import Evidence, LockHeld, find_evidence, hold_lock
 
 HOLD = """
@@ -90,3 +92,15 @@ def test_a_held_lock_is_touched(tmp_path, monkeypatch):
         while path.stat().st_mtime == 1 and time.monotonic() < deadline:
             time.sleep(0.02)
         assert path.stat().st_mtime > 1
+
+
+@pytest.mark.parametrize("act", [find_evidence, lambda path: hold_lock(path).__enter__()])
+def test_a_file_system_without_locks_is_refused_and_proves_nothing(tmp_path, monkeypatch, act):
+    def no_locks(descriptor, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    path = tmp_path / "x.lock"
+    path.touch()
+    monkeypatch.setattr(evidence.fcntl, "flock", no_locks)
+    with pytest.raises(UsageError, match=r"x\.lock cannot be locked .No locks.*'control'"):
+        act(path)

@@ -8,6 +8,7 @@ Standard library only.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -19,10 +20,13 @@ from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 
+from airflow_ensemble.engine.errors import UsageError
+
 #: Seconds between two touches of a held lock file.
 TOUCH_INTERVAL = 10.0
 #: Seconds without a touch after which an execution on another host counts as ended.
 STALE_AFTER = 120.0
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 class Evidence(Enum):
@@ -42,6 +46,7 @@ def hold_lock(path: Path) -> Iterator[None]:
     """Hold the lock file ``path`` and keep it fresh, until the block ends.
 
     :raises LockHeld: when another live process holds it.
+    :raises UsageError: when its file system cannot lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -60,15 +65,15 @@ def find_evidence(path: Path) -> Evidence:
 
     :param path: the lock file.
     :return: what it proves.
+    :raises UsageError: when its file system cannot lock.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return Evidence.NOT_STARTED
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return Evidence.ALIVE
+        if not _try_lock(descriptor, fcntl.LOCK_SH, path):
+            return Evidence.ALIVE
     finally:
         os.close(descriptor)
     if _holder(path).partition(" ")[0] == socket.gethostname():
@@ -79,18 +84,26 @@ def find_evidence(path: Path) -> Evidence:
 def _lock_exclusively(descriptor: int, path: Path) -> None:
     # Someone who looks for evidence holds a shared lock for a moment: that is no other owner.
     for pause in (0.01, 0.05, 0.2):
-        if _try_lock(descriptor):
+        if _try_lock(descriptor, fcntl.LOCK_EX, path):
             return
         time.sleep(pause)
-    if not _try_lock(descriptor):
+    if not _try_lock(descriptor, fcntl.LOCK_EX, path):
         raise LockHeld(f"{path} is held by {_holder(path)}")
 
 
-def _try_lock(descriptor: int) -> bool:
+def _try_lock(descriptor: int, kind: int, path: Path) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        raise UsageError(
+            f"{path} cannot be locked ({error.strerror}): its file system has no locks, so nobody "
+            "could tell a live run from a dead one. Set 'control' of the ensemble file to a folder "
+            "on another file system"
+        ) from error
     return True
 
 
