@@ -64,16 +64,22 @@ def status_of_many(location: str, n: int) -> dict[str, float]:
     index = open_index(location, create=True)
     key = define(index, "many")
     table = (Simulation(f"r{i:07d}", {"x": i, "y": 0.5 * i}) for i in range(n))
-    batch = index.register(key, table, batch_key="b").batch
+    index.register(key, table, batch_key="all")
     found = {"all pending": best(lambda: index.counts(key))}
+    tenth = (Simulation(f"r{i:07d}", {"x": i, "y": 0.5 * i}) for i in range(0, n, 10))
+    batch = index.register(key, tenth, batch_key="tenth").batch
     chunk = finish(index, key, batch, share=2)
     fresh = open_index(location)
-    found["half done, new connection"] = timed(lambda: fresh.counts(key))[0]
+    found["all states, new connection"] = timed(lambda: fresh.counts(key))[0]
     fresh.close()
-    found["half done"] = best(lambda: index.counts(key))
-    found["half done, of the batch"] = best(lambda: index.counts(key, Scope(batch=batch)))
-    found["half done, of one chunk"] = best(lambda: index.counts(key, Scope(chunk=chunk)))
-    assert index.counts(key).total == n
+    found["all states"] = best(lambda: index.counts(key))
+    found["all states, of a batch"] = best(lambda: index.counts(key, Scope(batch=batch)))
+    found["all states, of a chunk"] = best(lambda: index.counts(key, Scope(chunk=chunk)))
+    counts = index.counts(key)
+    assert counts.total == n
+    assert counts.failed
+    assert counts.empty
+    assert counts.dispatched
     index.close()
     return found
 
