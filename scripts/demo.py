@@ -36,6 +36,8 @@ DAG = GROUP = "footprints"
 FAILED, INTERRUPTED = 1, 3
 #: Seconds between two lines about progress where there is no terminal.
 LINE_INTERVAL = 5.0
+#: How lines of a task's log begin that say nothing to people.
+NOISE = ("::", "Task failed with exception")
 
 
 def main() -> int:
@@ -63,12 +65,17 @@ def run_demo(arguments: argparse.Namespace, console: Console) -> int:
     with started(arguments, console, by_hand) as airflow, airflow.client() as client:
         client.await_dag(DAG)
         client.unpause(DAG)
-        run = client.trigger(DAG)
+        run = client.trigger(DAG, form(arguments))
         console.print(f"started run {run} of DAG {DAG}")
         state = Watch(airflow, client, ensemble, run, console).follow(deadline)
         ok = report(client, ensemble, run, state, console)
     console.print("look at the run in Airflow: [bold]make ui[/bold]")
     return 0 if ok else FAILED
+
+
+def form(arguments: argparse.Namespace) -> dict[str, str]:
+    """Return the DAG's parameters that the command line gives."""
+    return {"receptors": str(arguments.receptors)} if arguments.receptors else {}
 
 
 def show_ui(arguments: argparse.Namespace, console: Console) -> int:
@@ -213,7 +220,7 @@ def report(client: Client, ensemble: Ensemble, run: str, state: str, console: Co
         _print_outcome(registration, counts, console)
         console.print(products_table(control))
         for line in failed_lines(control):
-            console.print(line, markup=False)
+            console.print(line, markup=False, soft_wrap=True)
         console.print(f"products: {ensemble.output}/{ensemble.recipe().hash8}", soft_wrap=True)
         if counts.complete:
             picture = draw_map(control, Path(ensemble.output).parent / "footprints.png")
@@ -273,8 +280,9 @@ def _explain_failure(client: Client, run: str, console: Console) -> None:
         if task["state"] == "failed":
             name, index = task["task_id"], task["map_index"]
             log = client.log(DAG, run, name, index, task["try_number"])
+            said = [line for line in log.splitlines() if not line.startswith(NOISE)]
             console.print(f"task {name} [{index}] failed; its log ends:", markup=False)
-            console.print("\n".join(log.splitlines()[-15:]), markup=False, highlight=False)
+            console.print("\n".join(said[-15:]), markup=False, highlight=False, soft_wrap=True)
 
 
 def _parse_arguments() -> argparse.Namespace:
@@ -287,8 +295,10 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--results", type=Path, default=ROOT / "demo-output", help="where the results go"
     )
+    parser.add_argument("--receptors", type=Path, help="another table of receptors than the demo's")
     arguments = parser.parse_args()
     arguments.home, arguments.results = arguments.home.resolve(), arguments.results.resolve()
+    arguments.receptors = arguments.receptors and arguments.receptors.resolve()
     return arguments
 
 

@@ -17,6 +17,7 @@ from airflow_ensemble.engine.errors import UsageError
 from airflow_ensemble.engine.index.interface import Scope
 from airflow_ensemble.engine.simulation import Status
 from airflow_ensemble.hooks.ensemble import EnsembleHook, database_uri, without_nones
+from airflow_ensemble.operators.base import command_arguments
 from airflow_ensemble.operators.collect import CollectOperator
 from airflow_ensemble.operators.dispatch import DispatchOperator, batch_of
 from airflow_ensemble.operators.register import RegisterSimulationsOperator
@@ -292,3 +293,15 @@ def test_the_hook_names_file_and_key(tmp_path: Path) -> None:
     path = write_ensemble(tmp_path, rows(1))
     with pytest.raises(UsageError, match="max_attempts"):
         EnsembleHook(path, {"max_attempts": "many"}).load()
+
+
+def test_a_hint_names_what_the_task_worked_on() -> None:
+    overrides = {
+        "output": "/data/out put",
+        "parameters": {"n_hours": -3},
+        "execution": {"n_workers": 4},
+        "skip_existing": False,
+    }
+    assert command_arguments(Path("/e.yaml"), overrides) == (
+        """-f /e.yaml --set 'output=/data/out put' --set 'parameters={"n_hours": -3}'"""
+    )

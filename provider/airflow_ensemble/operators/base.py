@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,11 @@ from airflow_ensemble.hooks.ensemble import EnsembleHook
 
 #: Where a task remembers how often it could be tried when it last started.
 MAX_TRIES = "ensemble_max_tries"
+#: Keys of the ensemble file by which results and index are found.
+IDENTIFYING = frozenset(
+    {"name", "model", "command", "model_version", "parameters", "products", "seed"}
+    | {"output", "control", "index"}
+)
 
 
 class EnsembleOperator(BaseOperator):
@@ -60,10 +67,30 @@ class EnsembleOperator(BaseOperator):
     @property
     def hook(self) -> EnsembleHook:
         """Return the hook that opens this task's ensemble."""
+        if isinstance(self.overrides, str) and self.overrides:
+            raise AirflowFailException(
+                f"overrides rendered to the text {self.overrides[:80]!r} instead of a mapping: set "
+                "render_template_as_native_obj=True on the DAG or on every ensemble operator"
+            )
         overrides = dict(self.overrides or {})
         if self.simulations is not None:
             overrides["simulations"] = self.simulations
         return EnsembleHook(self.ensemble_path, overrides)
+
+    @property
+    def command_arguments(self) -> str:
+        """Return the arguments with which ``ensemble`` finds what this task works on."""
+        return command_arguments(self.ensemble_path, self.hook.overrides)
+
+
+def command_arguments(file: Path, overrides: Mapping[str, Any]) -> str:
+    """Return ``-f FILE``, and ``--set`` for the overrides that say which results are meant."""
+    words = ["-f", str(file)]
+    for key, value in overrides.items():
+        if key.partition(".")[0] in IDENTIFYING:
+            plain = isinstance(value, str) and value.startswith("/")
+            words += ["--set", f"{key}={value if plain else json.dumps(value)}"]
+    return shlex.join(words)
 
 
 @contextmanager

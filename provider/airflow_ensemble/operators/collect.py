@@ -87,7 +87,7 @@ class CollectOperator(EnsembleOperator):
         if judgement.ok:
             self.log.info("batch %s: %s", batch, judgement.message)
             return
-        for line in name_offenders(control, batch, str(self.ensemble_path)):
+        for line in name_offenders(control, batch, self.command_arguments):
             self.log.error("%s", line)
         raise AirflowFailException(f"batch {batch}: {judgement.message}")
 
@@ -108,7 +108,7 @@ class CollectOperator(EnsembleOperator):
             return None
 
 
-def name_offenders(control: Control, batch: str, file: str) -> list[str]:
+def name_offenders(control: Control, batch: str, target: str) -> list[str]:
     """Return a line for each of the first simulations of a batch that failed or did not run."""
     statuses = [status for status in Status if status not in TERMINAL] + [Status.FAILED]
     scope = Scope(batch=batch, statuses=statuses)
@@ -118,7 +118,7 @@ def name_offenders(control: Control, batch: str, file: str) -> list[str]:
         + (f", {info.reason.value}: {info.detail}" if info.reason else "")
         for info in found
     ]
-    return [*lines, f"more: ensemble status -f {file}; a log: ensemble logs ID -f {file}"]
+    return [*lines, f"more: ensemble status {target}", f"a log: ensemble logs ID {target}"]
 
 
 def describe(

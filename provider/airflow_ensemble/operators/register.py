@@ -33,7 +33,7 @@ class RegisterSimulationsOperator(EnsembleOperator):
                 driver_alive=lambda batch: dag_run_lives(context, batch),
             )
             name = control.ensemble.name
-        self.log.info("%s", summary(name, registration, self.ensemble))
+        self.log.info("%s", summary(name, registration, self.command_arguments))
         return {"ensemble": name, **asdict(registration)}
 
 
@@ -57,7 +57,7 @@ def dag_run_lives(context: Context, batch: BatchInfo) -> bool | None:
     return bool(live)
 
 
-def summary(name: str, registration: Registration, file: str) -> str:
+def summary(name: str, registration: Registration, target: str) -> str:
     """Return a registration in one line for the log."""
     text = (
         f"ensemble {name}: {registration.total} simulations, {registration.new} new, "
@@ -69,6 +69,6 @@ def summary(name: str, registration: Registration, file: str) -> str:
     if registration.failed:
         text += (
             f"; {registration.failed} failed earlier and are not run again: "
-            f"`ensemble retry -f {file}` or a clear of this run's dispatch task does"
+            f"`ensemble retry {target}` or a clear of this run's dispatch task does"
         )
     return text

@@ -82,7 +82,7 @@ class RunChunkOperator(EnsembleOperator):
                 "chunk %s: another batch has taken over %d simulations", chunk, report.taken_over
             )
         if report.counts.failed:
-            self.log.error("%s", failure_text(report, str(self.ensemble_path)))
+            self.log.error("%s", failure_text(report, self.command_arguments))
             raise AirflowFailException(
                 f"chunk {chunk}: {report.counts.failed} simulations failed for good, see above"
             )
@@ -108,15 +108,18 @@ def summary(report: ChunkReport) -> str:
     )
 
 
-def failure_text(report: ChunkReport, file: str) -> str:
-    """Return which simulations failed, why, and how to read their logs."""
+def failure_text(report: ChunkReport, target: str) -> str:
+    """Return which simulations failed, why, and how to read their logs.
+
+    :param target: the arguments with which ``ensemble`` finds them.
+    """
     failed = report.counts.failed
     lines = [f"chunk {report.chunk}: {failed} of {report.counts.total} simulations failed for good"]
     lines += [_failure_line(info) for info in report.failures]
     if failed > len(report.failures):
-        lines.append(f"  … and {failed - len(report.failures)} more: `ensemble status -f {file}`")
+        lines.append(f"  … and {failed - len(report.failures)} more: `ensemble status {target}`")
     example = report.failures[0].simulation.id if report.failures else "ID"
-    lines.append(f"read a log: ensemble logs {example} -f {file}")
+    lines.append(f"read a log: ensemble logs {example} {target}")
     lines.append("run the failed ones again: clear this task")
     return "\n".join(lines)
 
