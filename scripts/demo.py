@@ -22,12 +22,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from airflow_ensemble.engine.batch import batch_id
 from airflow_ensemble.engine.collect import open_collection, summarize
 from airflow_ensemble.engine.control import Control, open_control
 from airflow_ensemble.engine.ensemble import Ensemble, load
 from airflow_ensemble.engine.errors import OutputIndexError
-from airflow_ensemble.engine.index.interface import Counts, Scope
+from airflow_ensemble.engine.index.interface import Counts, Scope, batch_id
 from airflow_ensemble.engine.simulation import Status
 from airflow_ensemble.models.stilt_map import plot_map
 

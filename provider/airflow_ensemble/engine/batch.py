@@ -6,7 +6,6 @@ after a crash at any point and goes on from what the index and the segments say.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 import subprocess
@@ -152,11 +151,6 @@ def dispatch(
 def driving(control: Control, batch: str) -> AbstractContextManager[None]:
     """Show, while the block runs, that this process drives the batch."""
     return hold_lock(control.batch_folder(batch) / "driver.lock")
-
-
-def batch_id(name: str, settings_hash: str, key: str) -> str:
-    """Return the id of the batch that ``key`` names: 10 hexadecimal digits."""
-    return hashlib.sha256(f"{name}\n{settings_hash}\n{key}".encode()).hexdigest()[:10]
 
 
 # --- one chunk ------------------------------------------------------------------------------------

@@ -16,6 +16,8 @@ from typing import Any
 from airflow_ensemble.engine.errors import UsageError
 
 MAX_ID_LENGTH = 200
+# Kept, because json.dumps with such arguments makes a new encoder at each call.
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=@,:~-]*")
 
 
@@ -272,7 +274,7 @@ def canonical_json(value: Any) -> str:
 
     :raises ValueError: on NaN, infinities and what JSON cannot hold.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _CANONICAL.encode(value)
 
 
 def digest(value: Any) -> str:
