@@ -22,11 +22,12 @@ from typing import Any, Callable
 
 from airflow_ensemble.engine import storage
 from airflow_ensemble.engine.errors import EnsembleError, ModelError
-from airflow_ensemble.engine.model import Model, Result, Run, execute, load_model, remove_workdir
+from airflow_ensemble.engine.model import Model, Result, Run, execute, load_model
 from airflow_ensemble.engine.pool import process_tree
 from airflow_ensemble.engine.pool.channel import Inbox, render, send
 from airflow_ensemble.engine.pool.spool import end_mark
 from airflow_ensemble.engine.pool.task import execution_token
+from airflow_ensemble.engine.pool.workdir import Workdirs
 from airflow_ensemble.engine.recipe import Recipe
 from airflow_ensemble.engine.simulation import Reason, derive_seed
 
@@ -150,7 +151,7 @@ def _serve(
     greeting: Mapping[str, Any], tasks: TaskQueue, streams: Streams, result_pipe: int
 ) -> None:
     recipe = Recipe.from_dict(greeting["recipe"])
-    scratch = Path(greeting["scratch"])
+    workdirs = Workdirs(Path(greeting["scratch"]))
     try:
         streams.restore()
         model = load_model(recipe.settings, recipe.code)
@@ -166,20 +167,33 @@ def _serve(
     send(result_pipe, render({"ready": True}))
     while (task := tasks.next()) is not None:
         streams.restore()
-        message = _run(task, recipe, model, publisher, scratch)
+        message = _run(task, recipe, model, publisher, workdirs)
         streams.flush()
-        _clear_up(scratch, helpers)
+        _clear_up(helpers)
+        workdirs.leave()
         streams.end_log(greeting["log_end"])
         send(result_pipe, render(message))
 
 
 def _run(
-    task: Mapping[str, Any], recipe: Recipe, model: Model, publisher: Publisher, scratch: Path
+    task: Mapping[str, Any], recipe: Recipe, model: Model, publisher: Publisher, workdirs: Workdirs
 ) -> dict[str, Any]:
     started, clock = time.time(), time.monotonic()
     publisher.id, publisher.attempt = task["id"], task["attempt"]
-    workdir = scratch / f"{task['id']}.{task['attempt']}"
-    run = Run(
+    try:
+        run = _make_run(task, recipe, workdirs.enter())
+    except OSError as error:
+        result = Result(Reason.ERROR, f"no working directory for the simulation: {error}")
+    else:
+        result = execute(model, run, recipe.settings.products, publisher)
+    if result.reason is not None and os.environ.get("ENSEMBLE_KEEP_WORKDIR"):
+        kept = workdirs.keep(f"{task['id']}.{task['attempt']}")
+        print(f"ENSEMBLE_KEEP_WORKDIR is set: {kept} is kept", file=sys.stderr)
+    return _as_message(task["task"], result, started, time.monotonic() - clock)
+
+
+def _make_run(task: Mapping[str, Any], recipe: Recipe, workdir: Path) -> Run:
+    return Run(
         id=task["id"],
         params={**recipe.settings.parameters, **task["params"]},
         workdir=workdir,
@@ -188,27 +202,6 @@ def _run(
         attempt=task["attempt"],
         products=tuple(spec.name for spec in recipe.settings.products),
     )
-    try:
-        _enter(workdir)
-    except OSError as error:
-        result = Result(Reason.ERROR, f"no working directory for the simulation: {error}")
-    else:
-        result = execute(model, run, recipe.settings.products, publisher)
-        os.chdir(scratch)
-    if result.reason is not None and os.environ.get("ENSEMBLE_KEEP_WORKDIR"):
-        print(f"ENSEMBLE_KEEP_WORKDIR is set: {workdir} is kept", file=sys.stderr)
-    else:
-        remove_workdir(workdir)
-    return _as_message(task["task"], result, started, time.monotonic() - clock)
-
-
-def _enter(workdir: Path) -> None:
-    try:
-        workdir.mkdir()
-    except FileExistsError:  # of an execution that was killed a moment ago
-        remove_workdir(workdir)
-        workdir.mkdir()
-    os.chdir(workdir)
 
 
 def _as_message(task: int, result: Result, started: float, duration: float) -> dict[str, Any]:
@@ -220,8 +213,8 @@ def _as_message(task: int, result: Result, started: float, duration: float) -> d
     return message
 
 
-def _clear_up(scratch: Path, helpers: frozenset[int]) -> None:
-    """Leave nothing of one simulation to the next: no process, no timer, no current directory."""
+def _clear_up(helpers: frozenset[int]) -> None:
+    """Leave nothing of one simulation to the next: no process and no timer."""
     signal.setitimer(signal.ITIMER_REAL, 0)
     if not _has_children():
         return

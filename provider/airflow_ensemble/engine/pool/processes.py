@@ -29,6 +29,7 @@ from airflow_ensemble.engine.pool.memory_kills import MemoryKills
 from airflow_ensemble.engine.pool.process import Process
 from airflow_ensemble.engine.pool.task import Began, Ended, Event, Task
 from airflow_ensemble.engine.pool.warden_link import WardenLink
+from airflow_ensemble.engine.pool.workdir import keep_workdir, workdir_of_dead
 from airflow_ensemble.engine.recipe import Recipe
 from airflow_ensemble.engine.simulation import Product, ProductStatus, Reason
 
@@ -36,7 +37,9 @@ logger = logging.getLogger(__name__)
 
 #: Simulations shorter than this (seconds) on average are sent ahead of time.
 SHORT = 0.02
-MAX_AHEAD = 64
+#: Seconds of work that are sent ahead, and how many simulations at most.
+AHEAD = 0.05
+MAX_AHEAD = 512
 #: Seconds that a simulation may hold up others sent to the same process.
 HOLD_UP = 0.05
 #: Seconds to let ends come together when simulations are much shorter than this.
@@ -196,12 +199,15 @@ class Processes:
         self._is_closed = True
         self._warden.close()
         self._selector.close()
-        for process in self._processes.values():
+        left = list(self._processes.values())
+        for process in left:
             process.close()
         self._processes.clear()
         for descriptor in (self._wake, self._waker):
             os.close(descriptor)
         if self._keep_scratch:
+            for process in left:
+                remove_workdir(self._folder(process))
             with contextlib.suppress(OSError):
                 self._scratch.rmdir()
         else:  # the warden did it already, unless it was killed
@@ -264,7 +270,7 @@ class Processes:
     def _send_ahead(self, usual: float) -> None:
         fair = len(self._queue) // len(self._processes)
         now = time.monotonic()
-        depth = min(MAX_AHEAD, int(SHORT / max(usual, 1e-6)), fair + 1)
+        depth = min(MAX_AHEAD, int(AHEAD / max(usual, 1e-6)), fair + 1)
         for process in self._processes.values():
             if not process.tasks or len(process.tasks) > depth // 2 or process.is_full:
                 continue
@@ -308,11 +314,14 @@ class Processes:
             {
                 "recipe": self.recipe.as_dict(),
                 "token": self._token,
-                "scratch": str(self._scratch),
+                "scratch": str(self._folder(process)),
                 "log_end": process.log_end,
             }
         )
         self._watch_room(process)
+
+    def _folder(self, process: Process) -> Path:
+        return self._scratch / str(process.number)
 
     def _kill_for(self, process: Process, task: Task, reason: Reason, detail: str) -> None:
         if task.verdict is None:
@@ -385,7 +394,7 @@ class Processes:
             return False
         enough = 2 * RAPID / max(usual, 1e-6)
         return all(
-            len(process.tasks) >= min(enough, MAX_AHEAD // 2)
+            len(process.tasks) >= min(enough, MAX_AHEAD // 4)
             for process in self._processes.values()
         )
 
@@ -536,17 +545,18 @@ class Processes:
         elif not process.is_ready:
             self._on_load_failure(process, report)
         process.close()
+        folder = self._folder(process)
+        threading.Thread(target=remove_workdir, args=[folder], daemon=True).start()
 
     def _charge(self, process: Process, report: Mapping[str, Any]) -> None:
         """Charge the death of a process to the simulation that ran in it, and to no other."""
         task = process.tasks.popleft()
         log = process.take_log()
         reason, detail = task.verdict or self._death_reason(task, report["status"])
-        workdir = self._scratch / f"{task.id}.{task.assignment.attempt}"
-        if os.environ.get("ENSEMBLE_KEEP_WORKDIR"):
-            log.write(f"\nENSEMBLE_KEEP_WORKDIR is set: {workdir} is kept\n".encode())
-        else:
-            threading.Thread(target=remove_workdir, args=[workdir], daemon=True).start()
+        if self._keep_scratch:
+            place = self._scratch / f"{task.id}.{task.assignment.attempt}"
+            kept = keep_workdir(workdir_of_dead(self._folder(process)), place)
+            log.write(f"\nENSEMBLE_KEEP_WORKDIR is set: {kept} is kept\n".encode())
         duration = time.monotonic() - task.clock
         products = self._failed_products()
         self._events.append(
