@@ -307,7 +307,7 @@ def test_a_database_that_is_not_there_ends_after_bounded_retries(tmp_path, cli):
 
     ended = cli("status", file)
 
-    assert ended.code == 3
+    assert ended.code == 2
     assert "127.0.0.1" in ended.err
     assert picture(tmp_path) == before
 

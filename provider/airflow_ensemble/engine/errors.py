@@ -35,6 +35,16 @@ class IndexUnavailable(OutputIndexError):
     exit_code = 3
 
 
+class IndexUnreachable(IndexUnavailable):
+    """The index could not be reached from the start, so that nothing was changed.
+
+    A wrong address and an outage look the same: the command line calls it wrong input, while a
+    scheduler may well try again.
+    """
+
+    exit_code = 2
+
+
 class IndexMismatch(OutputIndexError, UsageError):
     """This is not the index that the batch was dispatched from, or it is missing or unreadable."""
 

@@ -39,5 +39,5 @@ COMMAND = Command(
     example="ensemble register && ensemble pull-worker",
     add_arguments=_add_arguments,
     run=_run,
-    exit_codes={0: "registered", 2: "wrong input, nothing was changed", 3: "index not reachable"},
+    exit_codes={0: "registered", 2: "wrong input, nothing was changed", 3: "the index was lost on the way"},
 )

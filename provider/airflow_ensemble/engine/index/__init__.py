@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from airflow_ensemble.engine.errors import UsageError
+from airflow_ensemble.engine.errors import IndexUnavailable, IndexUnreachable, UsageError
 from airflow_ensemble.engine.index.interface import OutputIndex
 
 _POSTGRES = ("postgresql://", "postgres://")
@@ -19,8 +19,15 @@ def open_index(
     :param create: make the index when there is none; only ``init`` and ``register`` may.
     :param uuid: the uuid that batches and chunks carry; None accepts any index.
     :raises IndexMismatch: when there is no index, or it is another one, unreadable or too new.
-    :raises IndexUnavailable: when the database cannot be reached.
+    :raises IndexUnreachable: when the database cannot be reached, after bounded retries.
     """
+    try:
+        return _open(location, create, uuid)
+    except IndexUnavailable as error:
+        raise IndexUnreachable(str(error)) from error
+
+
+def _open(location: str | Path, create: bool, uuid: str | None) -> OutputIndex:
     from airflow_ensemble.engine.index.output_index import DatabaseIndex
 
     text = str(location)
