@@ -57,7 +57,8 @@ def test_top_help_shows_the_usual_order_and_the_exit_codes():
     ("argv", "words"),
     [
         (["statsu"], ["statsu", "did you mean 'status'"]),
-        (["run", "--frist", "3"], ["--frist"]),
+        (["run", "--frist", "3"], ["--frist", "did you mean '--first'?", "`ensemble run --help`"]),
+        (["run", "--xyz=3"], ["unrecognized arguments: --xyz=3 — see"]),
         (["run", "--first", "0"], ["--first", "at least 1"]),
         (["run", "--n-workers", "many"], ["--n-workers", "many"]),
         (["show"], ["ID"]),

@@ -295,3 +295,34 @@ def test_collect_before_all_is_over_says_so(tmp_path, cli):
 
     assert ended.code == 1
     assert "2 unfinished of 3" in ended.out
+
+
+# --- what is said ---------------------------------------------------------------------------------
+
+
+def test_show_tells_what_a_simulation_needs_and_may_take(tmp_path, cli):
+    row = {"id": "a", "memory": "2G", "cores_per_task": 2, "time_limit": 90, "priority": 7}
+    file = write_ensemble(tmp_path, [row])
+    cli("register", file)
+
+    text = cli("show", "a", "-f", file).out
+    for words in ("memory 2048 MiB", "cores_per_task 2", "1 min 30 s", "7"):
+        assert words in text
+    shown = cli("show", "a", "-f", file, "--json").json
+    assert (shown["time_limit"], shown["priority"]) == (90, 7)
+
+
+def test_logs_say_why_there_is_none(tmp_path, cli):
+    file = write_ensemble(tmp_path, [{"id": "wide", "cores_per_task": 99}, {"id": "late"}])
+    cli("register", file)
+    assert "late" in cli("logs", "late", "-f", file).err
+    assert "it is pending" in cli("logs", "late", "-f", file).err
+    cli("run", file)
+
+    ended = cli("logs", "wide", "-f", file)
+    assert ended.code == 2
+    assert "it failed (invalid) without one: it needs 99 cores" in ended.err
+
+
+def test_rebuild_says_when_there_was_nothing_to_learn(ran, cli):
+    assert cli("rebuild", ran).out.endswith("tell nothing that the index did not know\n")

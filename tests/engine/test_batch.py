@@ -415,3 +415,12 @@ def test_verdict(counts, max_failed, ok):
 @given(st.integers(0, 10**6), st.integers(0, 100))
 def test_a_percentage_never_allows_more_than_it_says(total, percent):
     assert allowed_failures(total, f"{percent}%") * 100 <= total * percent
+
+
+def test_what_a_worker_says_last_is_said_once(tmp_path):
+    path = write_ensemble(tmp_path, rows("ok"))
+    with opened(path) as control:
+        [chunk] = start(control)
+        (tmp_path / "model.py").write_text("simulate = 3")
+        with pytest.raises(ModelError, match=r"^model 'model:simulate' is a int"):
+            run_chunk(control, chunk)

@@ -237,16 +237,16 @@ def test_default_resources_lie_below_those_of_a_row(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("column", "cell", "message"),
     [
-        ("memory", "much", "memory must be a positive number of MiB or a text such as 512M or 4G"),
-        ("memory", "-1", "memory must be a positive number of MiB"),
+        ("memory", "much", "column 'memory' must be a positive number of MiB or a text"),
+        ("memory", "-1", "column 'memory' must be a positive number of MiB"),
         ("time_limit", "10:00", "column 'time_limit' must be a positive number of seconds"),
         ("time_limit", "0", "column 'time_limit' must be a positive number of seconds"),
-        ("walltime", "true", "walltime must be a positive number of seconds"),
+        ("walltime", "true", "column 'walltime' must be a positive number of seconds"),
         ("priority", "high", "column 'priority' must be a whole number, found the text 'high'"),
         ("priority", "1.5", "column 'priority' must be a whole number, found the number 1.5"),
-        ("tasks", "0", "tasks must be a whole number of at least 1, found the number 0"),
-        ("gpus_per_task", "-1", "gpus_per_task must be a whole number of at least 0"),
-        ("cores_per_task", "2.0", "cores_per_task must be a whole number of at least 1"),
+        ("tasks", "0", "column 'tasks' must be a whole number of at least 1, found the number 0"),
+        ("gpus_per_task", "-1", "column 'gpus_per_task' must be a whole number of at least 0"),
+        ("cores_per_task", "2.0", "column 'cores_per_task' must be a whole number of at least 1"),
     ],
 )
 def test_wrong_reserved_values(tmp_path: Path, column: str, cell: str, message: str) -> None:

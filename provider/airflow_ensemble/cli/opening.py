@@ -98,9 +98,10 @@ def check_ids(control: Control, ids: Sequence[str]) -> None:
 
 def unknown_ids(control: Control, ids: Sequence[str]) -> UsageError:
     """Return the error that names ids which the ensemble does not have."""
+    named = ", ".join(map(repr, ids))
     return UsageError(
-        f"ensemble {control.ensemble.name!r} has no simulation {', '.join(ids)} with the present "
-        f"settings: its ids stand in the table that {control.ensemble.path} names"
+        f"ensemble {control.ensemble.name!r} has no simulation {named} with the present settings: "
+        f"its ids stand in the table that {control.ensemble.path} names"
     )
 
 

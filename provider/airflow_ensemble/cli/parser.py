@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NoReturn
 
 from airflow_ensemble import __version__
@@ -33,6 +33,15 @@ exit codes:
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are those of the rest of the program."""
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Refuse what is unknown here, where the command's own options can be suggested."""
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(_unrecognized(unknown, self._option_string_actions))
+        return parsed, unknown
 
     def error(self, message: str) -> NoReturn:
         """Raise the error: only :func:`main` ends the process."""
@@ -96,6 +105,13 @@ def _epilog(command: Command) -> str:
 
 def _exit_codes(codes: Mapping[int, str]) -> str:
     return "\n".join(f"  {code}  {meaning}" for code, meaning in sorted(codes.items()))
+
+
+def _unrecognized(unknown: Sequence[str], options: Collection[str]) -> str:
+    """Name what is unknown, and the option that the first of it may have meant."""
+    meant = difflib.get_close_matches(unknown[0].partition("=")[0], options, n=1)
+    question = f": did you mean {meant[0]!r}?" if meant else ""
+    return f"unrecognized arguments: {' '.join(unknown)}{question}"
 
 
 def _with_suggestion(message: str) -> str:

@@ -83,7 +83,10 @@ def describe_registration(registration: Registration, file_option: str = "") -> 
             "says why they failed"
         )
     if registration.elsewhere:
-        facts.append(f"{registration.elsewhere:,} belong to another run at this moment")
+        facts.append(
+            f"{registration.elsewhere:,} belong to another run at this moment: "
+            f"`ensemble run --wait{file_option}` waits for them"
+        )
     return facts
 
 

@@ -296,7 +296,8 @@ class _ChunkRunner:
 
     def _judge(self, code: int) -> None:
         if code == ModelError.exit_code:
-            raise ModelError(self.last_words or f"chunk {self._chunk}: the worker refused it")
+            words = self.last_words.removeprefix("error: ")
+            raise ModelError(words or f"chunk {self._chunk}: the worker refused it")
         if code == Interrupted.exit_code:
             raise Interrupted(f"chunk {self._chunk}: its worker was stopped from outside")
         if code not in (0, 1):

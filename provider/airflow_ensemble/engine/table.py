@@ -89,8 +89,16 @@ class Table:
 
     def place(self, row: int, column: str | None = None) -> Place:
         """Return the place of a row or of one of its cells."""
-        where = f"{self.row_word} {row}"
-        return Place(self.file, f"{where}, column {column!r}" if column else where)
+        place = RowPlace(self.file, f"{self.row_word} {row}")
+        return place.below(column) if column else place
+
+
+class RowPlace(Place):
+    """A row of a table; what lies below it are its columns."""
+
+    def below(self, key: str) -> Place:
+        """Return the place of a cell of this row."""
+        return Place(self.file, f"{self.key}, column {key!r}")
 
 
 def read_table(

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from airflow_ensemble.engine.control import Control
 from airflow_ensemble.engine.errors import UsageError
-from airflow_ensemble.engine.index.interface import Scope
+from airflow_ensemble.engine.index.interface import Scope, SimulationInfo
 from airflow_ensemble.engine.ingest import read_finished
+from airflow_ensemble.engine.simulation import Status
 
 log = logging.getLogger(__name__)
 
@@ -81,11 +82,16 @@ def read_log(control: Control, id: str) -> str:
     if info is None:
         raise UsageError(f"ensemble {control.ensemble.name!r} has no simulation {id!r}")
     if info.log is None:
-        raise UsageError(
-            f"simulation {id} is {info.status.value} and no log of it was kept; `logs: all` in the "
-            "ensemble file keeps those of complete simulations too"
-        )
+        raise UsageError(f"no log of simulation {id} was kept: {_why_no_log(info)}")
     return read_log_at(control, info.log)
+
+
+def _why_no_log(info: SimulationInfo) -> str:
+    if info.reason is not None:
+        return f"it failed ({info.reason.value}) without one: {info.detail}"
+    if info.status is not Status.COMPLETE:
+        return f"it is {info.status.value} and has not finished an attempt"
+    return "it is complete, and only `logs: all` in the ensemble file keeps logs of those"
 
 
 def read_log_at(control: Control, reference: str) -> str:

@@ -137,9 +137,13 @@ def _rebuild(args: Namespace, console: Console) -> int:
     with opened(args, create=True) as control:
         control.root.check_owner(control.ensemble.name, control.recipe.settings)
         restored = rebuild(control)
+    output = control.ensemble.output
+    if not restored:
+        console.say(f"the outcome segments under {output} tell nothing that the index did not know")
+        return 0
     console.say(
-        f"{format_count(restored, 'simulation')} finished by the outcome segments under "
-        f"{control.ensemble.output}; see `ensemble status{file_option(args)}`"
+        f"{format_count(restored, 'simulation')} finished by the outcome segments under {output}; "
+        f"see `ensemble status{file_option(args)}`"
     )
     return 0
 

@@ -15,7 +15,7 @@ from airflow_ensemble.cli.text import format_bytes, format_duration, render_fiel
 
 if TYPE_CHECKING:
     from airflow_ensemble.engine.index.interface import AttemptInfo, SimulationInfo
-    from airflow_ensemble.engine.simulation import Product
+    from airflow_ensemble.engine.simulation import Product, Resources
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
@@ -66,6 +66,8 @@ def as_record(
         "parameters": dict(info.simulation.params),
         "common_parameters": common,
         "resources": info.simulation.resources.as_dict(),
+        "time_limit": info.simulation.time_limit,
+        "priority": info.simulation.priority,
         "host": info.host,
         "started": info.started,
         "duration": info.duration,
@@ -94,7 +96,9 @@ def _fields(info: SimulationInfo, common: dict[str, Any]) -> list[tuple[str, obj
         ("detail", info.detail),
         ("attempt", f"{info.attempt} ({info.tries} tries, {info.interruptions} interruptions)"),
         ("generation", info.generation),
-        ("resources", simulation.resources.resource_class),
+        ("resources", _render_needs(simulation.resources)),
+        ("time limit", format_duration(limit) if (limit := simulation.time_limit) else None),
+        ("priority", simulation.priority or None),
         ("host", info.host),
         ("started", format_time(info.started)),
         ("duration", None if info.duration is None else format_duration(info.duration)),
@@ -104,6 +108,12 @@ def _fields(info: SimulationInfo, common: dict[str, Any]) -> list[tuple[str, obj
         *own,
         *shared,
     ]
+
+
+def _render_needs(resources: Resources) -> str:
+    units = {"memory": " MiB", "disk": " MiB", "walltime": " s"}
+    needs = resources.as_dict().items()
+    return ", ".join(f"{name} {value}{units.get(name, '')}" for name, value in needs)
 
 
 def format_time(seconds: float | None) -> str | None:
