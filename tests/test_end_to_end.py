@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -206,3 +208,38 @@ def test_a_database_that_goes_away_stops_the_run_and_costs_nothing(
         assert counts_of(cli, file)["complete"] == 20
     repeated = len(executions(tmp_path)) - len(rows)
     assert repeated <= 1, "only what ran when the run stopped may run again"
+
+
+@pytest.mark.timeout(180)
+def test_a_pull_worker_gives_up_when_the_database_stays_away(
+    tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease is over then: what runs is stopped, because others may be running it already."""
+    with PostgresServer() as server:
+        location = server.new_database()
+        monkeypatch.setenv(INDEX_VARIABLE, location)
+        file = write_ensemble(
+            tmp_path, [{"id": "slow", "sleep": 600}], index=f"env:{INDEX_VARIABLE}"
+        )
+        assert cli("register", file).code == 0
+        command = [sys.executable, "-m", "airflow_ensemble.engine", "pull-worker", "tests"]
+        worker = subprocess.Popen(
+            [*command, "--lease", "5"],
+            env={**os.environ, "ENSEMBLE_INDEX": location},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while not executions(tmp_path):
+            assert worker.poll() is None
+            time.sleep(0.05)
+        family = psutil.Process(worker.pid).children(recursive=True)
+        assert family
+        server.stop()
+
+        _, err = worker.communicate(timeout=90)
+
+        assert worker.returncode == 3, err
+        assert PASSWORD not in err
+        assert "Traceback" not in err
+        _, alive = psutil.wait_procs(family, timeout=10)
+        assert alive == []
