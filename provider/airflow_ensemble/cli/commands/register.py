@@ -39,5 +39,9 @@ COMMAND = Command(
     example="ensemble register && ensemble pull-worker",
     add_arguments=_add_arguments,
     run=_run,
-    exit_codes={0: "registered", 2: "wrong input, nothing was changed", 3: "the index was lost on the way"},
+    exit_codes={
+        0: "registered",
+        2: "wrong input, nothing was changed",
+        3: "the index was lost on the way",
+    },
 )
