@@ -9,10 +9,10 @@ until Ctrl-C.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,12 +83,14 @@ def show_ui(arguments: argparse.Namespace, console: Console) -> int:
         console.print(f"\n  open      {airflow.url}/dags/{DAG}")
         console.print(f"  user      admin\n  password  {airflow.password}", highlight=False)
         console.print("\nCtrl-C ends it.")
-        while True:
-            airflow.check()
-            time.sleep(1)
+        with contextlib.suppress(KeyboardInterrupt):
+            while True:
+                airflow.check()
+                time.sleep(1)
+    return 0
 
 
-@contextmanager
+@contextlib.contextmanager
 def started(
     arguments: argparse.Namespace, console: Console, variables: dict[str, str]
 ) -> Iterator[LocalAirflow]:
