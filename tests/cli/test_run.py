@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shlex
 import subprocess
 import sys
 import threading
@@ -356,3 +357,13 @@ def test_wait_waits_for_what_another_run_owns(tmp_path, cli):
     assert "waiting for simulations that another run owns" in ended.err
     assert other.returncode == 0
     assert len(executions(tmp_path)) == 2
+
+
+def test_hints_name_the_same_ensemble(tmp_path, cli):
+    file = write_ensemble(tmp_path, [{"id": "bad", "what": "raise"}], max_attempts=1)
+
+    said = cli("run", file, "--set", "parameters.note=a b").out
+
+    hint = next(line for line in said.splitlines() if line.startswith("ensemble logs bad"))
+    command = shlex.split(hint.partition("  ")[0])
+    assert "no luck with bad" in cli(*command[1:]).out

@@ -37,9 +37,14 @@ def find_file(args: Namespace) -> Path:
 
 
 def file_option(args: Namespace) -> str:
-    """Return `` -f FILE`` for hints, or nothing where the default file is meant."""
+    """Return what hints need to name the same ensemble: `` -f FILE``, and each ``--set``.
+
+    Nothing where the default file is meant as it stands. With other settings the same file names
+    other results.
+    """
     named = getattr(args, "positional_file", None) or getattr(args, "file", None)
-    return f" -f {shlex.quote(named)}" if named and named != DEFAULT_FILE else ""
+    option = f" -f {shlex.quote(named)}" if named and named != DEFAULT_FILE else ""
+    return option + "".join(f" --set {shlex.quote(pair)}" for pair in args.settings)
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
