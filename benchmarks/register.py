@@ -21,9 +21,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from airflow_ensemble.engine.ensemble.table import read_table
 from airflow_ensemble.engine.index import open_index, rows
 from airflow_ensemble.engine.recipe import ProductSpec, Recipe, Settings
-from airflow_ensemble.engine.table import read_table
 from tests.services.postgres import PostgresServer
 
 COLUMNS = (

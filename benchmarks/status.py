@@ -13,12 +13,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from airflow_ensemble.engine.ensemble.table import read_table
 from airflow_ensemble.engine.index import open_index
 from airflow_ensemble.engine.index.interface import EnsembleKey, OutputIndex, Scope
 from airflow_ensemble.engine.recipe import ProductSpec, Recipe, Settings
 from airflow_ensemble.engine.segment import Finished
 from airflow_ensemble.engine.simulation import Outcome, Product, ProductStatus, Reason, Simulation
-from airflow_ensemble.engine.table import read_table
 from benchmarks.register import write_table
 from tests.services.postgres import PostgresServer
 

@@ -15,11 +15,11 @@ import pytest
 from airflow_ensemble.cli import main
 from airflow_ensemble.cli.commands import COMMANDS
 from airflow_ensemble.engine.ensemble import KEYS, Ensemble, build
-from airflow_ensemble.engine.ensemble_yaml import parse_yaml
-from airflow_ensemble.engine.execution import _READERS
-from airflow_ensemble.engine.schema import RESOURCES
+from airflow_ensemble.engine.ensemble.execution import _READERS
+from airflow_ensemble.engine.ensemble.schema import RESOURCES
+from airflow_ensemble.engine.ensemble.table import FUTURE, RESERVED
+from airflow_ensemble.engine.ensemble.yaml_text import parse_yaml
 from airflow_ensemble.engine.simulation import ProductStatus, Reason, Status
-from airflow_ensemble.engine.table import FUTURE, RESERVED
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"

@@ -592,7 +592,8 @@ class Refuse:
         if name.split(".")[0] in ("fsspec", "yaml", "pyarrow", "numpy"):
             raise ImportError(name)
 sys.meta_path.insert(0, Refuse())
-from airflow_ensemble.engine import ensemble, storage, table
+from airflow_ensemble.engine import ensemble, storage
+from airflow_ensemble.engine.ensemble import table
 print(storage.open_root("/x").uri)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

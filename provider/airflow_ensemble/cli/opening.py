@@ -52,7 +52,7 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
 
     :raises UsageError: naming the argument that is wrong.
     """
-    from airflow_ensemble.engine.ensemble_yaml import parse_value
+    from airflow_ensemble.engine.ensemble.yaml_text import parse_value
 
     settings = {}
     for pair in pairs:
@@ -128,8 +128,8 @@ def open_named_index(args: Namespace) -> Iterator[tuple[OutputIndex, EnsembleKey
 
 
 def _read_location(text: str) -> str:
-    from airflow_ensemble.engine.index_spec import locate_index, read_index_spec
-    from airflow_ensemble.engine.schema import Place
+    from airflow_ensemble.engine.ensemble.index_spec import locate_index, read_index_spec
+    from airflow_ensemble.engine.ensemble.schema import Place
 
     place = Place("the command line", "--index")
     here = Path.cwd()

@@ -18,7 +18,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
 def _run(args: Namespace, console: Console) -> int:
     from airflow_ensemble.engine.control import open_control
     from airflow_ensemble.engine.ensemble import load
-    from airflow_ensemble.engine.starter import FILE, write_starter
+    from airflow_ensemble.engine.ensemble.starter import FILE, write_starter
 
     folder = Path(args.folder)
     written = write_starter(folder)

@@ -1,6 +1,6 @@
 """The ensemble file: read at run time, merged with overrides, validated, frozen.
 
-Three steps, kept apart: :mod:`~airflow_ensemble.engine.ensemble_yaml` turns text into values,
+Three steps, kept apart: :mod:`~airflow_ensemble.engine.ensemble.yaml_text` turns text into values,
 :func:`merge` lays overrides over them, :func:`build` judges every value and resolves every path.
 Whatever comes from an override is judged by the same rules as the file. Nothing here opens the
 index or the output root; the table of simulations is read only by
@@ -17,12 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from airflow_ensemble.engine.command import RUN_FIELDS
-from airflow_ensemble.engine.ensemble_yaml import parse_yaml
-from airflow_ensemble.engine.errors import UsageError
-from airflow_ensemble.engine.execution import read_execution
-from airflow_ensemble.engine.index_spec import locate_index, read_index_spec
-from airflow_ensemble.engine.recipe import Recipe, Settings
-from airflow_ensemble.engine.schema import (
+from airflow_ensemble.engine.ensemble.execution import read_execution
+from airflow_ensemble.engine.ensemble.index_spec import locate_index, read_index_spec
+from airflow_ensemble.engine.ensemble.schema import (
     Place,
     check_known,
     read_choice,
@@ -35,10 +32,13 @@ from airflow_ensemble.engine.schema import (
     read_whole,
     refuse,
 )
-from airflow_ensemble.engine.settings import placeholders, read_settings
+from airflow_ensemble.engine.ensemble.settings import placeholders, read_settings
+from airflow_ensemble.engine.ensemble.table import read_records, read_table
+from airflow_ensemble.engine.ensemble.yaml_text import parse_yaml
+from airflow_ensemble.engine.errors import UsageError
+from airflow_ensemble.engine.recipe import Recipe, Settings
 from airflow_ensemble.engine.simulation import Limits, Resources, Simulation
 from airflow_ensemble.engine.storage import local_path, uri_scheme
-from airflow_ensemble.engine.table import read_records, read_table
 
 KEYS = (
     "name",

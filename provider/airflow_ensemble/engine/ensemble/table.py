@@ -25,8 +25,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from airflow_ensemble.engine.errors import UsageError
-from airflow_ensemble.engine.schema import (
+from airflow_ensemble.engine.ensemble.schema import (
     DECIMAL_NUMBER,
     RESOURCES,
     WHOLE_NUMBER,
@@ -37,6 +36,7 @@ from airflow_ensemble.engine.schema import (
     read_seconds,
     refuse,
 )
+from airflow_ensemble.engine.errors import UsageError
 from airflow_ensemble.engine.simulation import Resources, Simulation, check_id
 
 ID = "id"

@@ -12,8 +12,8 @@ import re
 from functools import lru_cache
 from typing import Any
 
+from airflow_ensemble.engine.ensemble.schema import DECIMAL_NUMBER, WHOLE_NUMBER, describe
 from airflow_ensemble.engine.errors import UsageError
-from airflow_ensemble.engine.schema import DECIMAL_NUMBER, WHOLE_NUMBER, describe
 
 _TAG = "tag:yaml.org,2002:"
 _NOT_FINITE = r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"

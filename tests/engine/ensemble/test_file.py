@@ -16,12 +16,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from airflow_ensemble.engine.ensemble import KEYS, MERGED, Ensemble, build, load, merge
-from airflow_ensemble.engine.ensemble_yaml import parse_value, parse_yaml
+from airflow_ensemble.engine.ensemble.settings import placeholders
+from airflow_ensemble.engine.ensemble.starter import starter_files, write_starter
+from airflow_ensemble.engine.ensemble.yaml_text import parse_value, parse_yaml
 from airflow_ensemble.engine.errors import UsageError
 from airflow_ensemble.engine.recipe import ProductSpec, Recipe
-from airflow_ensemble.engine.settings import placeholders
 from airflow_ensemble.engine.simulation import Limits, Resources, Simulation
-from airflow_ensemble.engine.starter import starter_files, write_starter
 from tests.engine.strategies import params
 
 MINIMAL = {

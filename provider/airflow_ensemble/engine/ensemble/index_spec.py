@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from airflow_ensemble.engine.ensemble.schema import Place, read_text, refuse
 from airflow_ensemble.engine.errors import UsageError
-from airflow_ensemble.engine.schema import Place, read_text, refuse
 from airflow_ensemble.engine.storage import uri_scheme
 
 FORMS = "sqlite, a path, env:NAME, conn:ID, or a postgresql:// DSN without password"

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_ensemble.engine.command import RUN_FIELDS, parse_template
-from airflow_ensemble.engine.errors import ModelError, UsageError
-from airflow_ensemble.engine.recipe import ProductSpec, Settings
-from airflow_ensemble.engine.schema import (
+from airflow_ensemble.engine.ensemble.schema import (
     Place,
     check_known,
     read_flag,
@@ -19,6 +17,8 @@ from airflow_ensemble.engine.schema import (
     read_whole,
     refuse,
 )
+from airflow_ensemble.engine.errors import ModelError, UsageError
+from airflow_ensemble.engine.recipe import ProductSpec, Settings
 
 _PRODUCT = r"(?!logs$)[a-z][a-z0-9_-]{0,63}"
 _MODEL = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"

@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from airflow_ensemble.engine.errors import UsageError
-from airflow_ensemble.engine.schema import (
+from airflow_ensemble.engine.ensemble.schema import (
     Place,
     nearest,
     read_choice,
@@ -19,6 +18,7 @@ from airflow_ensemble.engine.schema import (
     read_whole,
     refuse,
 )
+from airflow_ensemble.engine.errors import UsageError
 
 BACKENDS = ("local", "slurm", "kubernetes")
 

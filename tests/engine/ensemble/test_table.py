@@ -17,11 +17,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airflow_ensemble.engine import table as table_module
+from airflow_ensemble.engine.ensemble import table as table_module
+from airflow_ensemble.engine.ensemble.schema import Place
+from airflow_ensemble.engine.ensemble.table import read_records, read_table, type_cell
 from airflow_ensemble.engine.errors import UsageError
-from airflow_ensemble.engine.schema import Place
 from airflow_ensemble.engine.simulation import Resources, Simulation
-from airflow_ensemble.engine.table import read_records, read_table, type_cell
 from tests.engine.strategies import ids
 
 FOLDER_FIXTURE = settings(
