@@ -360,6 +360,21 @@ def test_workers_that_cannot_start_end_in_an_error_worth_a_retry(tmp_path):
         assert run_chunk(control, chunk).counts.complete == 1
 
 
+def test_an_output_root_that_takes_no_products_costs_no_attempt(tmp_path):
+    path = write_ensemble(tmp_path, rows("ok", "ok", "ok"), max_attempts=1)
+    with opened(path) as control:
+        [chunk] = start(control)
+        hindrance = tmp_path / "output" / control.recipe.hash8 / "values"
+        hindrance.parent.mkdir(parents=True)
+        hindrance.touch()
+        with pytest.raises(Interrupted, match="could not be published"):
+            run_chunk(control, chunk)
+        assert control.index.counts(control.key).failed == 0
+        assert "s2" not in executions(tmp_path)
+        hindrance.unlink()
+        assert run_chunk(control, chunk).counts.complete == 3
+
+
 def test_the_lock_of_a_finished_chunk_proves_its_end(tmp_path):
     path = write_ensemble(tmp_path, rows("ok"))
     with opened(path) as control:

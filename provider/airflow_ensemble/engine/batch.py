@@ -299,7 +299,9 @@ class _ChunkRunner:
             words = self.last_words.removeprefix("error: ")
             raise ModelError(words or f"chunk {self._chunk}: the worker refused it")
         if code == Interrupted.exit_code:
-            raise Interrupted(f"chunk {self._chunk}: its worker was stopped from outside")
+            raise Interrupted(
+                f"chunk {self._chunk}: its worker was stopped before the end: {self.last_words}"
+            )
         if code not in (0, 1):
             log.warning("chunk %s: its worker ended with code %d", self._chunk, code)
 

@@ -23,6 +23,7 @@ from airflow_ensemble.engine.errors import ModelError
 from airflow_ensemble.engine.products import Failure, Publish, collect_products
 from airflow_ensemble.engine.recipe import ProductSpec, Settings
 from airflow_ensemble.engine.simulation import Product, ProductStatus, Reason
+from airflow_ensemble.engine.storage import StorageError
 
 
 class Invalid(Failure):
@@ -132,6 +133,10 @@ def execute(model: Model, run: Run, specs: Sequence[ProductSpec], publish: Publi
     except Failure as failure:
         print(f"{failure.reason.value}: {failure}", file=sys.stderr)
         return _failed(failure.reason, str(failure), specs, failure.signal)
+    except StorageError as error:
+        # Not the simulation's fault: a full disk must not burn the attempts of all.
+        print(f"not published: {error}", file=sys.stderr)
+        return _failed(Reason.INTERRUPTED, f"its products could not be published: {error}", specs)
     except MemoryError as error:
         traceback.print_exc()
         return _failed(Reason.OUT_OF_MEMORY, describe(error), specs)

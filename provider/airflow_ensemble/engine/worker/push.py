@@ -21,7 +21,7 @@ from airflow_ensemble.engine.segment import Finished
 from airflow_ensemble.engine.simulation import INTERRUPTIONS, Reason
 from airflow_ensemble.engine.storage import OutputRoot
 from airflow_ensemble.engine.worker.recorder import Record, Recorder
-from airflow_ensemble.engine.worker.stop import Stop
+from airflow_ensemble.engine.worker.stop import Stop, stop_on_broken_root
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +164,9 @@ def _run_all(
             pool.submit(todo)
             while pool.is_busy and not stop:
                 _cancel(pool, cancel.news())
-                recorder.record(pool.wait(CANCEL_INTERVAL))
+                events = pool.wait(CANCEL_INTERVAL)
+                recorder.record(events)
+                stop_on_broken_root(stop, events)
                 report()
             if stop:
                 stop_pool(pool, recorder, stop.reason)

@@ -8,9 +8,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from airflow_ensemble.engine.pool.task import Ended, Event
+from airflow_ensemble.engine.simulation import Reason
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -43,6 +46,16 @@ class Stop:
             yield
         finally:
             self._listeners.remove(listener)
+
+
+def stop_on_broken_root(stop: Stop, events: Iterable[Event]) -> None:
+    """Ask to stop when products could not be published: the next ones would fare no better.
+
+    Such simulations end as interrupted, which nothing but a request to stop does otherwise.
+    """
+    for event in events:
+        if isinstance(event, Ended) and event.reason is Reason.INTERRUPTED and not stop:
+            stop.request(f"{event.assignment.simulation.id}: {event.detail}")
 
 
 @contextmanager
