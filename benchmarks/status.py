@@ -1,9 +1,10 @@
-"""Status of 1,000,000 simulations, and registering again 100,000 that are complete."""
+"""Status of 1,000,000 simulations, and `ensemble run` with all of 100,000 complete."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -13,6 +14,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from airflow_ensemble.engine.batch import register
+from airflow_ensemble.engine.control import open_control
+from airflow_ensemble.engine.ensemble import load
 from airflow_ensemble.engine.ensemble.table import read_table
 from airflow_ensemble.engine.index import open_index
 from airflow_ensemble.engine.index.interface import EnsembleKey, OutputIndex, Scope
@@ -21,6 +25,16 @@ from airflow_ensemble.engine.segment import Finished
 from airflow_ensemble.engine.simulation import Outcome, Product, ProductStatus, Reason, Simulation
 from benchmarks.register import write_table
 from tests.services.postgres import PostgresServer
+
+ENSEMBLE = """
+name: again
+model: model:simulate
+simulations: again.csv
+products: [p]
+output: output
+index: env:BENCHMARK_INDEX
+execution: {code: [.]}
+"""
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -84,23 +98,22 @@ def status_of_many(location: str, n: int) -> dict[str, float]:
     return found
 
 
-def register_again(location: str, folder: Path, n: int) -> dict[str, float]:
+def run_again(location: str, folder: Path, n: int) -> dict[str, float]:
+    folder = Path(tempfile.mkdtemp(dir=folder))
     table = folder / "again.csv"
     write_table(table, n)
-    index = open_index(location, create=True)
-    key = define(index, "again")
-    first = index.register(key, read_table(table), batch_key="first")
-    finish(index, key, first.batch)
+    (folder / "model.py").write_text("def simulate(run):\n    return {}\n")
+    (folder / "ensemble.yaml").write_text(ENSEMBLE)
+    environment = {**os.environ, "BENCHMARK_INDEX": location}
+    os.environ["BENCHMARK_INDEX"] = location
+    with open_control(load(folder / "ensemble.yaml"), create=True) as control:
+        first = register(control, "first")
+        finish(control.index, control.key, first.batch)
+    command = [sys.executable, "-m", "airflow_ensemble", "run", str(folder / "ensemble.yaml")]
     reading, _ = timed(lambda: sum(1 for _ in read_table(table)))
-    again, found = timed(lambda: index.register(key, read_table(table), batch_key="second"))
-    assert found.complete == n
-    retry, _ = timed(lambda: index.register(key, read_table(table), batch_key="second"))
-    index.close()
-    return {
-        "reading the table alone": reading,
-        "register again, new batch": again,
-        "register again, same batch": retry,
-    }
+    again, done = timed(lambda: subprocess.run(command, env=environment, capture_output=True))
+    assert done.returncode == 0, done.stderr.decode()
+    return {"reading the table alone": reading, "a whole `ensemble run` again": again}
 
 
 def main() -> None:
@@ -108,14 +121,14 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="a tenth of the simulations")
     small = parser.parse_args().small
     n = 100_000 if small else 1_000_000
-    print(f"status of {n:,} simulations, and registering {n // 10:,} again, {os.cpu_count()} cores")
+    print(f"status of {n:,}, and `run` with all of {n // 10:,} complete, {os.cpu_count()} cores")
     print(f"{'':30}{'SQLite, s':>12}{'PostgreSQL, s':>15}")
     with tempfile.TemporaryDirectory() as name, PostgresServer(durable=True) as server:
         folder = Path(name)
         places = (str(folder / "index.sqlite"), server.new_database())
         for work in (
             lambda place: status_of_many(place, n),
-            lambda place: register_again(place, folder, n // 10),
+            lambda place: run_again(place, folder, n // 10),
         ):
             sqlite, postgres = (work(place) for place in places)
             for what, seconds in sqlite.items():
