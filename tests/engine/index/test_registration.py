@@ -310,3 +310,30 @@ def test_memory_stays_flat(new_location: object, location: str) -> None:
     opened = open_index(location)
     assert opened.counts(opened.ensembles()[0]).pending == 60001
     opened.close()
+
+
+def test_a_batch_that_finds_exactly_finished_rows_shares_their_scope(
+    index: OutputIndex, key: EnsembleKey
+) -> None:
+    """A night with nothing to do writes no row, and is judged by the same rows all the same."""
+    [chunk] = dispatched(index, key, "a", "b", batch_key="first")
+    one, other = index.assignments(chunk.id)
+    index.record(key, [finished(one), finished(other, Reason.INVALID)])
+    before = list(index.simulations(key))
+    second = index.register(key, sims("a", "b"), batch_key="second").batch
+    third = index.register(key, sims("b", "a"), batch_key="third").batch
+    for batch in (chunk.batch, second, third):
+        counts = index.counts(key, Scope(batch=batch))
+        assert (counts.complete, counts.failed, counts.total) == (1, 1, 2)
+    assert list(index.simulations(key)) == before
+
+    part = index.register(key, sims("a"), batch_key="part").batch
+    assert index.counts(key, Scope(batch=part)).total == 1
+    assert [result.id for result in index.results(key, Scope(batch=part))] == ["a"]
+    assert index.counts(key, Scope(batch=third)).total == 1
+
+    index.retry(key, Scope(ids=("b",)))
+    again = index.register(key, sims("a", "b"), batch_key="second")
+    assert (again.batch, again.pending) == (second, 1)
+    assert index.counts(key, Scope(batch=second)).total == 2
+    assert index.dispatch(key, second, backend="local", n_chunks=4)[0].size == 1

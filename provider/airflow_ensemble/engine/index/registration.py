@@ -67,7 +67,7 @@ def _register(session: Session, request: Request, staged: int, locks_rows: bool)
     )
     if new < staged:
         _refuse_duplicate(session)
-    reopened = _update(session, request, generation) if has_older_rows else 0
+    reopened = _update(session, request, generation, staged) if has_older_rows else 0
     session.run(
         "ensemble_advance",
         ensemble=number,
@@ -130,7 +130,7 @@ def _refuse_duplicate(session: Session) -> None:
         )
 
 
-def _update(session: Session, request: Request, generation: int) -> int:
+def _update(session: Session, request: Request, generation: int, staged: int) -> int:
     """Bring the rows that existed before up to the request; return how many run again."""
     number, reopened = request.ensemble.number, 0
     if request.replace:
@@ -138,8 +138,21 @@ def _update(session: Session, request: Request, generation: int) -> int:
     if not request.skip_existing:
         reopened += session.run("register_reopen", ensemble=number, generation=generation)
     session.run("register_needs", ensemble=number)
-    session.run("register_adopt", ensemble=number, batch=request.batch)
+    shared = _shared_scope(session, number, staged)
+    if shared is None:
+        session.run("register_adopt", ensemble=number, batch=request.batch)
+    else:
+        session.run("batch_share", batch=request.batch, scope=shared)
     return reopened
+
+
+def _shared_scope(session: Session, ensemble: int, staged: int) -> str | None:
+    """Return the scope whose rows are exactly the staged ones, all of them finished, if any."""
+    found = session.row("register_shared", ensemble=ensemble)
+    if found is None or found[0] is None:
+        return None
+    (size,) = session.row("scope_size", ensemble=ensemble, scope=found[0]) or (0,)
+    return str(found[0]) if size == staged else None
 
 
 def _summary(

@@ -24,6 +24,9 @@ CREATE TABLE batches (
     generation INTEGER NOT NULL,
     -- 1 once the batch has opened a generation for `skip_existing: false`: its retries stay in it.
     opened INTEGER NOT NULL DEFAULT 0,
+    -- Whose rows this batch is judged by: its own, or, when it found exactly another batch's rows
+    -- and all of them finished, that one's. A night with nothing to do then writes no row.
+    scope TEXT NOT NULL,
     created DOUBLE PRECISION NOT NULL
 );
 

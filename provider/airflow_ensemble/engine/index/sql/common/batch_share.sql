@@ -1,0 +1,1 @@
+UPDATE batches SET scope = :scope WHERE id = :batch

@@ -1,0 +1,1 @@
+SELECT COUNT(*) FROM simulations WHERE ensemble = :ensemble AND registered_by = :scope
