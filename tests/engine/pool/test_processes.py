@@ -179,7 +179,7 @@ def test_a_killed_warden_takes_the_simulations_with_it(tmp_path: Path, mark: str
         pool.submit(assignments_of([{"do": "sleep", "seconds": 1000}]))
         while not pool.running:
             pool.wait(1.0)
-        os.kill(pool._warden._process.pid, 9)
+        os.kill(pool._crew._warden._process.pid, 9)
         with pytest.raises(EnsembleError, match="warden"):
             collect(pool)
         assert wait_until_gone(mark) == []
@@ -261,7 +261,7 @@ def test_a_crash_leaves_its_stack_in_the_log(tmp_path: Path) -> None:
 
 
 def test_simulations_never_occupy_more_cores_than_the_worker_has(tmp_path: Path) -> None:
-    nap = {"do": "sleep", "seconds": 0.05}
+    nap = {"do": "sleep", "seconds": 0.2}
     wide = assignments_of([nap] * 4, Resources(tasks=2))
     narrow = assignments_of([nap] * 10)[4:]
     busiest = 0
@@ -326,7 +326,7 @@ def test_tasks_taken_back_at_any_moment_run_exactly_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Recalls all the time: most of them cross a result on its way.
-    monkeypatch.setattr("airflow_ensemble.engine.pool.processes.HOLD_UP", 0.0003)
+    monkeypatch.setattr("airflow_ensemble.engine.pool.pace.HOLD_UP", 0.0003)
     trace = tmp_path / "trace"
     ended = run(tmp_path, *[{"do": "trace", "trace": str(trace)}] * 1500, cpus=2)
 

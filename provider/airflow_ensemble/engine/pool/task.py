@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Union
@@ -53,10 +54,13 @@ class Ended:
 
 Event = Union[Began, Ended]
 
+#: Why a simulation did not complete, with one line for people.
+Verdict = tuple[Reason, str]
 
-@dataclass
+
+@dataclass(eq=False)
 class Task:
-    """One execution of an assignment in a pool.
+    """One execution of an assignment in a pool, equal to no other.
 
     :param number: never used twice.
     :param sending: of this sending to a process; never used twice. One that was taken back and is
@@ -73,7 +77,7 @@ class Task:
     started: float = 0.0
     clock: float = 0.0
     deadline: float = float("inf")
-    verdict: tuple[Reason, str] | None = None
+    verdict: Verdict | None = None
 
     @property
     def id(self) -> str:
@@ -84,6 +88,12 @@ class Task:
     def cores(self) -> int:
         """Return the cores that it occupies."""
         return self.assignment.simulation.resources.cores
+
+    def begin(self) -> None:
+        """Start the clock."""
+        self.started, self.clock = time.time(), time.monotonic()
+        if self.time_limit is not None:
+            self.deadline = self.clock + self.time_limit
 
     def message(self) -> Mapping[str, Any]:
         """Return what the process that runs it must know."""
