@@ -160,6 +160,11 @@ def do_close_everything(run):
     os.closerange(0, 1024)
 
 
+def do_close_everything_and_hang(run):
+    os.closerange(0, 1024)
+    time.sleep(1000)
+
+
 def do_close_streams(run):
     sys.stdout.close()
     os.close(1)

@@ -93,6 +93,16 @@ def test_a_fault_costs_exactly_its_own_simulation(
     assert detail in bad.detail
 
 
+def test_a_simulation_that_cuts_itself_off_is_ended_though_it_has_no_time_limit(
+    tmp_path: Path,
+) -> None:
+    bad, after = run(tmp_path, "close_everything_and_hang", "complete")
+
+    assert bad.reason is Reason.CRASHED
+    assert "closed its process's pipe" in bad.detail
+    assert after.reason is None
+
+
 def test_faults_among_many_short_simulations_hit_no_other(tmp_path: Path) -> None:
     # So short that simulations are sent ahead: a dying process holds some that never began.
     bad = [fault for fault, _, _ in FAULTS if fault != "hang"]

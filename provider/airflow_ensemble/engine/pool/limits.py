@@ -35,8 +35,7 @@ class Limits:
         for process in busy:
             task = process.tasks[0]
             if now >= task.deadline:
-                detail = f"it ran longer than its time limit of {task.time_limit:g} s"
-                yield process, (Reason.TIMEOUT, detail)
+                yield process, _judge_time(task)
         if now >= self._next_memory:
             self._next_memory = now + MEMORY_INTERVAL
             for process in busy:
@@ -56,6 +55,12 @@ def patience(task: Task, now: float) -> float:
     """
     longest = task.deadline - now if task.verdict is None else float("inf")
     return longest if _memory_limit(task) is None else min(longest, MEMORY_INTERVAL)
+
+
+def _judge_time(task: Task) -> Verdict:
+    if task.is_cut_off:
+        return Reason.CRASHED, "it closed its process's pipe to the worker and did not end"
+    return Reason.TIMEOUT, f"it ran longer than its time limit of {task.time_limit:g} s"
 
 
 def _judge_memory(process: Process) -> Verdict | None:

@@ -266,6 +266,7 @@ class Processes:
             if process.tasks:
                 # It has died, or the model closed the pipe: give the warden a moment to tell.
                 task = process.tasks[0]
+                task.is_cut_off = True
                 task.deadline = min(task.deadline, time.monotonic() + 1.0)
 
     def _take_messages(self, process: Process, messages: Sequence[Mapping[str, Any]]) -> None:

@@ -67,6 +67,7 @@ class Task:
         sent again is not mistaken for the first sending.
     :param clock: when it began, monotonic seconds; 0 while it waits.
     :param deadline: when it must have ended, monotonic seconds.
+    :param is_cut_off: whether its process cannot tell any more what came of it.
     :param verdict: why the pool killed it, with the detail, if it did.
     """
 
@@ -77,6 +78,7 @@ class Task:
     started: float = 0.0
     clock: float = 0.0
     deadline: float = float("inf")
+    is_cut_off: bool = False
     verdict: Verdict | None = None
 
     @property
