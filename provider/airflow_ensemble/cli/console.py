@@ -34,10 +34,6 @@ class Console:
         if not self.quiet:
             print(text, file=sys.stderr, flush=True)
 
-    def warn(self, text: str) -> None:
-        """Print what a person should know."""
-        print(f"ensemble: warning: {text}", file=sys.stderr, flush=True)
-
     def style(self, text: str, style: str) -> str:
         """Return the text in colour, if standard output shows colours."""
         return paint(text, style, has_colors(sys.stdout))

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from airflow_ensemble.engine.chunk import Chunk, write_chunk
+from airflow_ensemble.engine.chunk import Chunk, cancel_path, lock_path, write_chunk
 from airflow_ensemble.engine.control import Control
 from airflow_ensemble.engine.errors import EnsembleError, Interrupted, ModelError
 from airflow_ensemble.engine.evidence import Evidence, LockHeld, find_evidence, hold_lock
@@ -150,7 +150,7 @@ def dispatch(
 
 def driving(control: Control, batch: str) -> AbstractContextManager[None]:
     """Show, while the block runs, that this process drives the batch."""
-    return hold_lock(control.batch_folder(batch) / "driver.lock")
+    return hold_lock(_driver_lock(control, batch))
 
 
 # --- one chunk ------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ class _ChunkRunner:
         info = self._control.index.chunk(self._chunk)
         path = chunk_path(self._control, info)
         self._ingest()
-        while find_evidence(_lock_file(path)) is Evidence.ALIVE:
+        while find_evidence(lock_path(path)) is Evidence.ALIVE:
             log.info("chunk %s: an earlier execution still runs, waiting for it", self._chunk)
             if self._stop.wait(INGEST_INTERVAL):
                 raise Interrupted(f"chunk {self._chunk}: stopped while an earlier try still runs")
@@ -325,7 +325,7 @@ def _next_submission(control: Control, chunk: str) -> Path:
     """Return the file to run: the newest submission if nobody ran it yet, else a new one."""
     info = control.index.chunk(chunk)
     path = chunk_path(control, info)
-    if find_evidence(_lock_file(path)) is Evidence.NOT_STARTED:
+    if find_evidence(lock_path(path)) is Evidence.NOT_STARTED:
         return _ensure_chunk_file(control, info)
     return _ensure_chunk_file(control, control.index.resubmit(chunk))
 
@@ -428,7 +428,7 @@ def reconcile(
 def _has_driver(
     control: Control, batch: BatchInfo, driver_alive: DriverAlive | None, force: bool
 ) -> bool:
-    evidence = find_evidence(control.batch_folder(batch.id) / "driver.lock")
+    evidence = find_evidence(_driver_lock(control, batch.id))
     if evidence is not Evidence.NOT_STARTED:
         return evidence is Evidence.ALIVE
     known = driver_alive(batch) if driver_alive else None
@@ -438,15 +438,15 @@ def _has_driver(
 
 
 def _is_over(control: Control, chunk: ChunkInfo) -> bool:
-    return find_evidence(_lock_file(chunk_path(control, chunk))) is not Evidence.ALIVE
+    return find_evidence(lock_path(chunk_path(control, chunk))) is not Evidence.ALIVE
 
 
-def _lock_file(path: Path) -> Path:
-    return path.with_name(path.name + ".lock")
+def _driver_lock(control: Control, batch: str) -> Path:
+    return control.batch_folder(batch) / "driver.lock"
 
 
 def _cancel_file(control: Control, chunk: ChunkInfo) -> Path:
-    return control.batch_folder(chunk.batch) / f"{chunk.id}.cancel"
+    return cancel_path(control.batch_folder(chunk.batch), chunk.id)
 
 
 # --- cancel and judge -----------------------------------------------------------------------------

@@ -63,6 +63,16 @@ class Chunk:
         return f"{self.id}.{self.submission}.jsonl"
 
 
+def lock_path(chunk_file: Path) -> Path:
+    """Return the lock file that whoever executes a chunk file holds."""
+    return chunk_file.with_name(chunk_file.name + ".lock")
+
+
+def cancel_path(folder: Path, chunk: str) -> Path:
+    """Return the file that names a chunk's cancelled simulations, one a line, or ``*``."""
+    return folder / f"{chunk}.cancel"
+
+
 def write_chunk(folder: Path, chunk: Chunk) -> Path:
     """Write a chunk file aside and rename it; an equal file that exists already is kept.
 

@@ -170,7 +170,7 @@ RECONCILE = Command(
     example="ensemble reconcile",
     add_arguments=_add_reconcile_arguments,
     run=_reconcile,
-    exit_codes={0: "done", 2: "wrong input, nothing was changed", 3: "index not reachable"},
+    exit_codes={0: "done", 2: "wrong input, nothing was changed", 3: "the index was lost"},
 )
 REBUILD = Command(
     name="rebuild",
@@ -178,5 +178,5 @@ REBUILD = Command(
     example="ensemble rebuild",
     add_arguments=add_file_argument,
     run=_rebuild,
-    exit_codes={0: "done", 2: "wrong input, nothing was changed", 3: "index not reachable"},
+    exit_codes={0: "done", 2: "wrong input, nothing was changed", 3: "the index was lost"},
 )

@@ -289,6 +289,6 @@ COMMAND = Command(
         0: "shown; with --watch: all complete",
         1: "with --watch: all are over and some failed",
         2: "no such ensemble, or nothing registered yet",
-        3: "stopped watching, or index not reachable",
+        3: "stopped watching, or the index was lost on the way",
     },
 )

@@ -24,7 +24,7 @@ PULL_EXIT_CODES = {
     0: "nothing is left to run, and all that this worker ran is complete",
     1: "some of what this worker ran failed",
     2: "wrong input, or the model cannot be used: no try was charged",
-    3: "stopped, fenced, or the index is not reachable",
+    3: "stopped, fenced, or the index was lost on the way",
 }
 
 

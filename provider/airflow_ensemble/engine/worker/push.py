@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from airflow_ensemble.engine import segment, storage
-from airflow_ensemble.engine.chunk import Assignment, Chunk, read_chunk
+from airflow_ensemble.engine.chunk import Assignment, Chunk, cancel_path, lock_path, read_chunk
 from airflow_ensemble.engine.errors import Interrupted
 from airflow_ensemble.engine.evidence import LockHeld, hold_lock
 from airflow_ensemble.engine.pool.processes import Processes
@@ -47,10 +47,9 @@ def push_worker(chunk_file: Path, *, cpus: int = 1, stop: Stop | None = None) ->
     root = storage.open_root(recipe.output)
     root.check_writable()
     root.check_owner(recipe.ensemble, recipe.settings)
-    lock = chunk_file.with_name(chunk_file.name + ".lock")
     stop = Stop() if stop is None else stop
     try:
-        with hold_lock(lock):
+        with hold_lock(lock_path(chunk_file)):
             return _run(chunk, root, CancelFile(chunk_file, chunk.id), cpus, stop)
     except LockHeld as error:
         raise Interrupted(
@@ -67,7 +66,7 @@ class CancelFile:
     """
 
     def __init__(self, chunk_file: Path, chunk: str) -> None:
-        self._path = chunk_file.with_name(f"{chunk}.cancel")
+        self._path = cancel_path(chunk_file.parent, chunk)
         self._size = 0
         self._next = 0.0
 
