@@ -112,6 +112,50 @@ class BatchInfo:
 
 
 @dataclass(frozen=True)
+class JobInfo:
+    """One array job of a cluster: a submission that happens once.
+
+    :param name: its name on the cluster, unique for ever: by it a lost answer is looked up.
+    :param batch: the batch that it belongs to.
+    :param place: where it was sent: an Airflow connection's id, or ``local`` from a login node.
+    :param folder: its folder on the cluster, absolute.
+    :param attempt: how often ``sbatch`` has been begun; 0 before the first time.
+    :param deadline: index time until which an attempt without an answer may still turn up.
+    :param job_id: the id that the cluster gave it; None until that is known.
+    :param submitted: index time at which ``job_id`` became known; None until then.
+    """
+
+    name: str
+    batch: str
+    place: str
+    folder: str
+    attempt: int = 0
+    deadline: float = 0.0
+    job_id: str | None = None
+    submitted: float | None = None
+
+
+@dataclass(frozen=True)
+class ElementInfo:
+    """One submission of a chunk as an element of an array job.
+
+    :param job: the array job.
+    :param element: its array index.
+    :param chunk: the chunk that it runs.
+    :param submission: of that chunk.
+    :param end: how it ended, in the backend's own word; None while it may live.
+    :param detail: one line for people.
+    """
+
+    job: JobInfo
+    element: int
+    chunk: str
+    submission: int
+    end: str | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True)
 class Counts:
     """Simulations by status.
 
@@ -304,19 +348,86 @@ class OutputIndex(ABC):
         """Return the unfinished simulations that the chunk owns, with their attempts, in order."""
 
     @abstractmethod
-    def resubmit(self, chunk: str) -> ChunkInfo:
+    def resubmit(self, chunk: str, *, reason: Reason = Reason.LOST, detail: str = "") -> ChunkInfo:
         """Give every unfinished simulation of the chunk a new attempt, and the chunk a submission.
 
         To be called only when the newest execution is known to have ended. Rows that are
-        ``running`` are first charged with reason ``lost``; rows that this fails for good are left.
+        ``running`` are first charged; rows that this fails for good are left.
+
+        :param reason: what those are charged with.
+        :param detail: one line for people; default says that the chunk ended without them.
         """
 
     @abstractmethod
-    def settle(self, chunk: str) -> int:
-        """End the chunk: its running rows are ``lost``, the unfinished ones return to ``pending``.
+    def charge(self, chunk: str, *, reason: Reason = Reason.LOST, detail: str = "") -> int:
+        """Charge the chunk's ``running`` rows, because its newest execution has ended.
+
+        What may run again stays with the chunk, as dispatched, until ``resubmit`` or ``settle``.
+
+        :return: how many were charged.
+        """
+
+    @abstractmethod
+    def settle(self, chunk: str, *, reason: Reason = Reason.LOST, detail: str = "") -> int:
+        """End the chunk: its running rows are charged, the unfinished ones return to ``pending``.
 
         :return: how many simulations it gave back.
         """
+
+    # --- push: array jobs of a cluster ------------------------------------------------------------
+
+    @abstractmethod
+    def prepare_job(
+        self,
+        batch: str,
+        chunks: Sequence[tuple[str, int]],
+        *,
+        place: str,
+        parent: str,
+        prefix: str = "ens",
+    ) -> JobInfo:
+        """Enter the intent to submit chunks as one array, or find the job that has them already.
+
+        :param batch: their batch.
+        :param chunks: (chunk, submission) of each element, by array index.
+        :param place: see :attr:`JobInfo.place`.
+        :param parent: the folder on the cluster in which the job's own folder will be.
+        :param prefix: what the job's name begins with; batch, number and a random part follow.
+        :return: the job; when the first of the chunk submissions has one, that one, as it is.
+        """
+
+    @abstractmethod
+    def begin_attempt(self, job: str, patience: float) -> JobInfo:
+        """Note that ``sbatch`` is about to be run: one attempt more, and a new deadline.
+
+        :param job: its name.
+        :param patience: seconds from now until which an unanswered attempt may still turn up.
+        """
+
+    @abstractmethod
+    def note_submitted(self, job: str, job_id: str) -> JobInfo:
+        """Note the id that the cluster gave; the first one noted stays.
+
+        :return: the job with the id that counts.
+        """
+
+    @abstractmethod
+    def jobs(self, ensemble: EnsembleKey, batch: str | None = None) -> list[JobInfo]:
+        """Return the array jobs of an ensemble or one of its batches, oldest first."""
+
+    @abstractmethod
+    def elements(
+        self, *, batch: str | None = None, job: str | None = None, chunk: str | None = None
+    ) -> list[ElementInfo]:
+        """Return elements by job and array index.
+
+        Of a batch: those of the newest submission of each open chunk. Of a job: all. Of a chunk: all
+        its submissions, oldest first, which is its history.
+        """
+
+    @abstractmethod
+    def end_element(self, chunk: str, submission: int, end: str, detail: str = "") -> None:
+        """Note how an element ended; the first note stays."""
 
     @abstractmethod
     def open_batches(self, ensemble: EnsembleKey) -> list[BatchInfo]:

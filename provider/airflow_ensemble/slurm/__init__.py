@@ -1,0 +1,1 @@
+"""Slurm as text in, text out, over a runner: this machine, paramiko, or the system's ssh."""
