@@ -80,3 +80,15 @@ def test_quiet_shows_nothing():
     with make_progress(True, stream) as progress:
         progress.update(Counts(pending=1))
     assert stream.getvalue() == ""
+
+
+def test_a_remark_stands_behind_the_counts_and_is_news():
+    clock, stream = Clock(), io.StringIO()
+    progress = PlainProgress(stream, clock)
+    for remark in ("", "4 pending (Priority)", "4 pending (Priority)"):
+        progress.remark = remark
+        progress.update(Counts(dispatched=4))
+        clock.now += LINE_INTERVAL
+
+    first, second = stream.getvalue().splitlines()
+    assert second == f"{first} · 4 pending (Priority)"

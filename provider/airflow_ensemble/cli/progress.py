@@ -74,6 +74,8 @@ class Progress:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self.pace = Pace()
+        #: What stands behind the counts, such as what a queue says of them.
+        self.remark = ""
 
     def __enter__(self) -> Progress:
         return self
@@ -94,7 +96,8 @@ class Progress:
 
     def line(self, counts: Counts) -> str:
         """Return the progress line of these counts."""
-        return progress_line(counts, self.pace.rate, self.pace.seconds_left(counts.unfinished))
+        line = progress_line(counts, self.pace.rate, self.pace.seconds_left(counts.unfinished))
+        return f"{line} · {self.remark}" if self.remark else line
 
 
 class PlainProgress(Progress):
@@ -103,14 +106,14 @@ class PlainProgress(Progress):
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(clock)
         self._stream = stream
-        self._shown: tuple[float, Counts | None] = (float("-inf"), None)
+        self._shown: tuple[float, Counts | None, str] = (float("-inf"), None, "")
 
     def show(self, counts: Counts) -> None:
         """Print a line if the last one is old enough and says something else."""
-        time_shown, counts_shown = self._shown
-        if self._clock() - time_shown < LINE_INTERVAL or counts == counts_shown:
+        time_shown, *shown = self._shown
+        if self._clock() - time_shown < LINE_INTERVAL or shown == [counts, self.remark]:
             return
-        self._shown = (self._clock(), counts)
+        self._shown = (self._clock(), counts, self.remark)
         print(self.line(counts), file=self._stream, flush=True)
 
 

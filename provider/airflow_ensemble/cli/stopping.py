@@ -11,13 +11,17 @@ from types import FrameType
 from airflow_ensemble.cli.console import Console
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOPPING = "stopping: what runs is stopped and recorded; once more to stop at once"
 
 
 @contextmanager
-def stop_on_signals(console: Console) -> Iterator[threading.Event]:
+def stop_on_signals(console: Console, message: str = STOPPING) -> Iterator[threading.Event]:
     """Give an event that the first signal sets; a second one raises ``KeyboardInterrupt``.
 
     Outside the main thread, where signals cannot be caught, the event is never set.
+
+    :param console: where the first signal is answered.
+    :param message: the answer.
     """
     stop = threading.Event()
 
@@ -25,7 +29,7 @@ def stop_on_signals(console: Console) -> Iterator[threading.Event]:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        console.note("stopping: what runs is stopped and recorded; once more to stop at once")
+        console.note(message)
 
     if threading.current_thread() is not threading.main_thread():
         yield stop

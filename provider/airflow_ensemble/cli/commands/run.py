@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 
 from airflow_ensemble.cli.command import Command, add_file_argument, positive
 from airflow_ensemble.cli.console import Console
-from airflow_ensemble.cli.failures import read_failures, render_failures
 from airflow_ensemble.cli.opening import file_option, load_ensemble
 from airflow_ensemble.cli.plan import find_key, make_plan, open_existing_index, render_plan
 from airflow_ensemble.cli.progress import Progress, make_progress
 from airflow_ensemble.cli.registering import add_register_options, new_batch_key, register_batch
 from airflow_ensemble.cli.stopping import stop_on_signals
-from airflow_ensemble.cli.text import format_duration
+from airflow_ensemble.cli.summary import summarise
 from airflow_ensemble.engine.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
@@ -137,7 +136,8 @@ class _BatchRun:
         except Interrupted as error:
             reconcile(self.control)
             raise Interrupted(f"{error}\n{self._how_to_go_on()}") from error
-        return self._summarise(registration, time.monotonic() - started)
+        seconds = time.monotonic() - started
+        return summarise(self.control, self.console, registration, seconds, self.file_option)
 
     def _run_chunks(self, registration: Registration) -> None:
         from airflow_ensemble.engine.batch import dispatch, driving, run_chunk
@@ -172,29 +172,6 @@ class _BatchRun:
             waited = True
             if self.stop.wait(WAIT_INTERVAL):
                 raise Interrupted("stopped while waiting for another run")
-
-    def _summarise(self, registration: Registration, seconds: float) -> int:
-        from airflow_ensemble.engine.batch import verdict
-        from airflow_ensemble.engine.index.interface import Scope
-
-        scope = Scope(batch=registration.batch)
-        index, key = self.control.index, self.control.key
-        counts = index.counts(key, scope)
-        judged = verdict(counts, self.control.ensemble.max_failed)
-        style = "good" if judged.ok else "bad"
-        self.console.say(
-            f"{self.console.style(judged.message, style)} — {format_duration(seconds)}, "
-            f"{self.control.ensemble.output}"
-        )
-        failures = render_failures(read_failures(index, key, counts, scope), self.file_option)
-        if failures:
-            self.console.say(f"\n{failures}")
-        if registration.elsewhere:
-            self.console.say(
-                f"{registration.elsewhere:,} are left to another run, which owned them when this "
-                "one registered; --wait waits for them"
-            )
-        return 0 if judged.ok and not registration.elsewhere else 1
 
     def _how_to_go_on(self) -> str:
         if self.args.no_skip:
