@@ -394,14 +394,21 @@ class OutputIndex(ABC):
         :param parent: the folder on the cluster in which the job's own folder will be.
         :param prefix: what the job's name begins with; batch, number and a random part follow.
         :return: the job; when the first of the chunk submissions has one, that one, as it is.
+        :raises UsageError: when the batch is not known, or there is no chunk.
+        :raises OutputIndexError: when a later one of the chunk submissions has a job, but the first
+            has none.
         """
 
     @abstractmethod
-    def begin_attempt(self, job: str, patience: float) -> JobInfo:
+    def begin_attempt(self, job: str, patience: float, *, after: int | None = None) -> JobInfo:
         """Note that ``sbatch`` is about to be run: one attempt more, and a new deadline.
 
         :param job: its name.
         :param patience: seconds from now until which an unanswered attempt may still turn up.
+        :param after: the attempt that the caller has looked at last; None does not compare.
+        :return: the job; one that has its ``job_id`` is returned as it is, and nothing must be
+            submitted then.
+        :raises Fenced: when another process has begun an attempt after ``after``.
         """
 
     @abstractmethod
@@ -421,13 +428,17 @@ class OutputIndex(ABC):
     ) -> list[ElementInfo]:
         """Return elements by job and array index.
 
-        Of a batch: those of the newest submission of each open chunk. Of a job: all. Of a chunk: all
-        its submissions, oldest first, which is its history.
+        Of a batch: those of the newest submission of each open chunk. Of a job: all. Of a chunk:
+        all its submissions, oldest first, which is its history. At least one must be given; of
+        several, what fits all.
         """
 
     @abstractmethod
     def end_element(self, chunk: str, submission: int, end: str, detail: str = "") -> None:
-        """Note how an element ended; the first note stays."""
+        """Note how an element ended; the first note stays.
+
+        :raises UsageError: when that submission of the chunk belongs to no job.
+        """
 
     @abstractmethod
     def open_batches(self, ensemble: EnsembleKey) -> list[BatchInfo]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from airflow_ensemble.engine.chunk import Assignment
 from airflow_ensemble.engine.errors import UsageError
-from airflow_ensemble.engine.index import ownership, recording, registration, restoring, rows
+from airflow_ensemble.engine.index import jobs, ownership, recording, registration, restoring, rows
 from airflow_ensemble.engine.index.database import Database, Session, prepare
 from airflow_ensemble.engine.index.interface import (
     LEASE,
@@ -17,7 +17,9 @@ from airflow_ensemble.engine.index.interface import (
     BatchInfo,
     ChunkInfo,
     Counts,
+    ElementInfo,
     EnsembleKey,
+    JobInfo,
     OutputIndex,
     Registration,
     Result,
@@ -26,7 +28,7 @@ from airflow_ensemble.engine.index.interface import (
 )
 from airflow_ensemble.engine.recipe import Recipe
 from airflow_ensemble.engine.segment import Finished, Started
-from airflow_ensemble.engine.simulation import Simulation, canonical_json
+from airflow_ensemble.engine.simulation import Reason, Simulation, canonical_json
 
 _PAGE = 2000
 _ALL = Scope()
@@ -129,13 +131,80 @@ class DatabaseIndex(OutputIndex):
         """Return the unfinished simulations that the chunk owns, in order."""
         return self._database.read(lambda session: ownership.assignments(session, chunk))
 
-    def resubmit(self, chunk: str) -> ChunkInfo:
+    def resubmit(self, chunk: str, *, reason: Reason = Reason.LOST, detail: str = "") -> ChunkInfo:
         """Give every unfinished simulation of the chunk a new attempt."""
-        return self._database.transact(lambda session: ownership.resubmit(session, chunk))
+        return self._database.transact(
+            lambda session: ownership.resubmit(session, chunk, reason, detail)
+        )
 
-    def settle(self, chunk: str) -> int:
+    def charge(self, chunk: str, *, reason: Reason = Reason.LOST, detail: str = "") -> int:
+        """Charge the chunk's ``running`` rows, because its newest execution has ended."""
+        return self._database.transact(
+            lambda session: ownership.charge(session, chunk, reason, detail)
+        )
+
+    def settle(self, chunk: str, *, reason: Reason = Reason.LOST, detail: str = "") -> int:
         """End the chunk: the unfinished ones return to ``pending``."""
-        return self._database.transact(lambda session: ownership.settle(session, chunk))
+        return self._database.transact(
+            lambda session: ownership.settle(session, chunk, reason, detail)
+        )
+
+    # --- push: array jobs of a cluster ----------------------------------------------------------
+
+    def prepare_job(
+        self,
+        batch: str,
+        chunks: Sequence[tuple[str, int]],
+        *,
+        place: str,
+        parent: str,
+        prefix: str = "ens",
+    ) -> JobInfo:
+        """Enter the intent to submit chunks as one array, or find the job that has them."""
+        return self._database.transact(
+            lambda session: jobs.prepare(session, batch, chunks, place, parent, prefix)
+        )
+
+    def begin_attempt(self, job: str, patience: float, *, after: int | None = None) -> JobInfo:
+        """Note that ``sbatch`` is about to be run."""
+        deadlines: list[float] = []
+
+        def work(session: Session) -> JobInfo:
+            known = jobs.find(session, job)
+            if known.attempt and known.deadline in deadlines:
+                # The commit of an earlier try went through, only its answer was lost.
+                return known
+            (now,) = session.row("clock") or (0.0,)
+            deadlines.append(now + patience)
+            return jobs.begin_attempt(session, job, deadlines[-1], after)
+
+        return self._database.transact(work)
+
+    def note_submitted(self, job: str, job_id: str) -> JobInfo:
+        """Note the id that the cluster gave; the first one noted stays."""
+        return self._database.transact(lambda session: jobs.note_submitted(session, job, job_id))
+
+    def jobs(self, ensemble: EnsembleKey, batch: str | None = None) -> list[JobInfo]:
+        """Return the array jobs of an ensemble or one of its batches, oldest first."""
+        scope = {} if batch is None else {"batch": batch}
+        found = self._database.read(
+            lambda session: session.rows(
+                "job_list", ["scope_job_batch"] * len(scope), ensemble=ensemble.number, **scope
+            )
+        )
+        return [rows.job_info(row) for row in found]
+
+    def elements(
+        self, *, batch: str | None = None, job: str | None = None, chunk: str | None = None
+    ) -> list[ElementInfo]:
+        """Return elements of a batch's open chunks, of a job or of a chunk."""
+        return self._database.read(lambda session: jobs.elements(session, batch, job, chunk))
+
+    def end_element(self, chunk: str, submission: int, end: str, detail: str = "") -> None:
+        """Note how an element ended; the first note stays."""
+        self._database.transact(
+            lambda session: jobs.end_element(session, chunk, submission, end, detail)
+        )
 
     def open_batches(self, ensemble: EnsembleKey) -> list[BatchInfo]:
         """Return the batches with at least one open chunk, oldest first."""

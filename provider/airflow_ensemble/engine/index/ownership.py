@@ -10,6 +10,7 @@ from airflow_ensemble.engine.errors import Fenced, UsageError
 from airflow_ensemble.engine.index import recording, rows
 from airflow_ensemble.engine.index.database import Session
 from airflow_ensemble.engine.index.interface import BatchInfo, ChunkInfo, EnsembleKey
+from airflow_ensemble.engine.simulation import Reason
 
 log = logging.getLogger(__name__)
 
@@ -112,10 +113,9 @@ def assignments(session: Session, chunk: str) -> list[Assignment]:
     return [rows.assignment(row) for row in session.rows("chunk_assignments", chunk=chunk)]
 
 
-def resubmit(session: Session, id: str) -> ChunkInfo:
-    """Charge what ran as lost, number the unfinished attempts anew."""
-    _lock_chunk(session, id)
-    _charge_lost(session, session.rows("chunk_running", chunk=id), f"chunk {id} ended without it")
+def resubmit(session: Session, id: str, reason: Reason, detail: str) -> ChunkInfo:
+    """Charge what ran, number the unfinished attempts anew."""
+    charge(session, id, reason, detail)
     if session.run("chunk_renumber", chunk=id):
         session.run("chunk_submit", chunk=id)
     else:
@@ -123,10 +123,16 @@ def resubmit(session: Session, id: str) -> ChunkInfo:
     return chunk(session, id)
 
 
-def settle(session: Session, id: str) -> int:
-    """Charge what ran as lost, give back the unfinished."""
+def charge(session: Session, id: str, reason: Reason, detail: str) -> int:
+    """Charge what ran; return how many."""
     _lock_chunk(session, id)
-    _charge_lost(session, session.rows("chunk_running", chunk=id), f"chunk {id} ended without it")
+    running = session.rows("chunk_running", chunk=id)
+    return _charge(session, running, reason, detail or f"chunk {id} ended without it")
+
+
+def settle(session: Session, id: str, reason: Reason, detail: str) -> int:
+    """Charge what ran, give back the unfinished."""
+    charge(session, id, reason, detail)
     session.run("chunk_settle", chunk=id)
     return session.run("chunk_give_back", chunk=id)
 
@@ -183,7 +189,7 @@ def expire(session: Session) -> int:
 
 def _expire_worker(session: Session, worker: str) -> int:
     running = session.rows("worker_running", worker=worker)
-    _charge_lost(session, running, f"worker {worker} fell silent")
+    _charge(session, running, Reason.LOST, f"worker {worker} fell silent")
     claimed = session.run("worker_give_back_claimed", worker=worker)
     session.run("worker_forget", worker=worker)
     log.warning("worker %s fell silent: %d simulations taken back", worker, len(running) + claimed)
@@ -197,6 +203,8 @@ def discharge(session: Session, worker: str) -> int:
     return held
 
 
-def _charge_lost(session: Session, running: Sequence[rows.Row], detail: str) -> None:
-    if running:
-        recording.charge(session, int(running[0][0]), rows.lost_json(running, detail))
+def _charge(session: Session, running: Sequence[rows.Row], reason: Reason, detail: str) -> int:
+    if not running:
+        return 0
+    records = rows.ended_json(running, reason, detail)
+    return recording.charge(session, int(running[0][0]), records)

@@ -72,7 +72,7 @@ def record(
 def charge(session: Session, ensemble: int, records: str) -> int:
     """Charge unsuccessful attempts, each execution once; return how many counted.
 
-    :param records: what :func:`rows.records_json` or :func:`rows.lost_json` made.
+    :param records: what :func:`rows.records_json` or :func:`rows.ended_json` made.
     """
     noted = {id for (id,) in session.rows("charge_note", ensemble=ensemble, records=records)}
     if not noted:

@@ -14,6 +14,8 @@ from airflow_ensemble.engine.index.interface import (
     BatchInfo,
     ChunkInfo,
     Counts,
+    ElementInfo,
+    JobInfo,
     Result,
     SimulationInfo,
 )
@@ -100,6 +102,16 @@ def batch_info(row: Row) -> BatchInfo:
     return BatchInfo(id, key, backend, generation, created, bool(settled))
 
 
+def job_info(row: Row) -> JobInfo:
+    """Read a row of ``job_one`` or ``job_list``."""
+    return JobInfo(*row)
+
+
+def element_info(row: Row) -> ElementInfo:
+    """Read a row of ``element_list``."""
+    return ElementInfo(JobInfo(*row[:8]), *row[8:])
+
+
 def counts(rows: Iterable[Row]) -> Counts:
     """Sum rows of (status, reason, n_empty, result_generation, number)."""
     totals = dict.fromkeys((status.value for status in Status), 0)
@@ -181,10 +193,12 @@ def records_json(records: Iterable[Started | Finished]) -> str:
     return json.dumps([record_values(record) for record in records], separators=(",", ":"))
 
 
-def lost_json(rows: Iterable[Row], detail: str) -> str:
-    """Return the charges of running rows whose execution vanished.
+def ended_json(rows: Iterable[Row], reason: Reason, detail: str) -> str:
+    """Return the charges of running rows whose execution ended without an outcome.
 
     :param rows: (ensemble, id, attempt, token, started, host, now).
+    :param reason: what each is charged with.
+    :param detail: one line for people.
     """
     values = [
         [
@@ -197,9 +211,9 @@ def lost_json(rows: Iterable[Row], detail: str) -> str:
             None,
             None,
             0,
-            Reason.LOST.value,
-            kind_of(Reason.LOST),
-            detail,
+            reason.value,
+            kind_of(reason),
+            clean(detail[:2000]),
         ]
         for _, id, attempt, token, started, host, now in rows
     ]
@@ -216,24 +230,24 @@ def kind_of(reason: Reason) -> str:
 def record_values(record: Started | Finished) -> list[Any]:
     """Return a record's values in the order of ``given_records.sql``."""
     if isinstance(record, Started):
-        return [record.id, record.attempt, record.token, record.time, _clean(record.host)]
+        return [record.id, record.attempt, record.token, record.time, clean(record.host)]
     outcome = record.outcome
     values = [
         outcome.id,
         outcome.attempt,
         outcome.token,
         outcome.started,
-        _clean(outcome.host),
+        clean(outcome.host),
         outcome.duration,
-        _clean(outcome.log) if outcome.log else None,
+        clean(outcome.log) if outcome.log else None,
         [product.as_dict() for product in outcome.products],
         sum(product.status is ProductStatus.COMPLETE_EMPTY for product in outcome.products),
     ]
     if outcome.reason:
-        values += [outcome.reason.value, kind_of(outcome.reason), _clean(outcome.detail[:2000])]
+        values += [outcome.reason.value, kind_of(outcome.reason), clean(outcome.detail[:2000])]
     return values
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """Replace what no database text can hold: NUL and lone surrogates."""
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()

@@ -1,0 +1,2 @@
+UPDATE elements SET ending = :ending, detail = :detail
+WHERE chunk = :chunk AND submission = :submission AND ending IS NULL

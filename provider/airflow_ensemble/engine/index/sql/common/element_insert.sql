@@ -1,0 +1,2 @@
+INSERT INTO elements (chunk, submission, job, element)
+VALUES (:chunk, :submission, :job, :element)

@@ -1,0 +1,2 @@
+INSERT INTO jobs (name, batch, number, place, folder, created)
+VALUES (:name, :batch, :number, :place, :folder, @now)

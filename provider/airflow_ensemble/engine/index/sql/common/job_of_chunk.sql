@@ -1,0 +1,1 @@
+SELECT job FROM elements WHERE chunk = :chunk AND submission = :submission

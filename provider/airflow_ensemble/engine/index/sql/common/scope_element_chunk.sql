@@ -1,0 +1,1 @@
+AND e.chunk = :chunk
