@@ -8,4 +8,5 @@ pytest_plugins = [
     "tests.logging_baseline",
     "tests.services.postgres",
     "tests.services.s3",
+    "tests.services.sshd",
 ]
