@@ -41,6 +41,7 @@ IDS = [str(i) for i in range(6)]
 id_sets = st.sets(st.sampled_from(IDS), min_size=1).map(sorted)
 workers = st.sampled_from(WORKERS)
 outcomes = st.sampled_from([None, None, Reason.ERROR, Reason.PREEMPTED, Reason.INVALID])
+ends = st.sampled_from([Reason.LOST, Reason.TIME_LIMIT, Reason.OUT_OF_MEMORY, Reason.CANCELLED])
 
 
 class Ensemble(RuleBasedStateMachine):
@@ -140,7 +141,14 @@ class Ensemble(RuleBasedStateMachine):
             assert self.index.record(self.key, records) == 0
             assert self.info(one.simulation.id) == after
 
-    def check_charge(self, before: SimulationInfo, after: SimulationInfo, reason: Reason) -> None:
+    def check_charge(
+        self,
+        before: SimulationInfo,
+        after: SimulationInfo,
+        reason: Reason,
+        *,
+        given_back: bool = False,
+    ) -> None:
         is_interruption = reason in INTERRUPTIONS
         tries = before.tries + (not is_interruption)
         interruptions = before.interruptions + is_interruption
@@ -148,7 +156,8 @@ class Ensemble(RuleBasedStateMachine):
         if has_failed_for_good(reason, tries, interruptions, LIMITS):
             assert after.status is Status.FAILED
         else:
-            assert after.status is (Status.DISPATCHED if before.chunk else Status.PENDING)
+            stays = before.chunk and not given_back
+            assert after.status is (Status.DISPATCHED if stays else Status.PENDING)
 
     @rule(worker=workers, is_expired=st.booleans())
     def worker_ends(self, worker: str, is_expired: bool) -> None:
@@ -165,24 +174,54 @@ class Ensemble(RuleBasedStateMachine):
         with pytest.raises(Fenced):
             self.index.renew(worker)
 
-    @rule(data=st.data())
-    def resubmit(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), reason=ends)
+    def charge(self, data: st.DataObject, reason: Reason) -> None:
         if chunks := self.chunk_ids():
             chunk = data.draw(st.sampled_from(chunks))
-            before = self.index.chunk(chunk)
-            after = self.index.resubmit(chunk)
+            before, running = self.index.chunk(chunk), self.running_of(chunk)
+            assert self.index.charge(chunk, reason=reason) == len(running)
+            self.check_charges(running, reason)
+            after = self.index.chunk(chunk)
+            assert (after.submission, after.state) == (before.submission, before.state)
+            # The execution has ended once, however often that is told.
+            rows = list(self.index.simulations(self.key))
+            assert self.index.charge(chunk, reason=reason) == 0
+            assert list(self.index.simulations(self.key)) == rows
+
+    @rule(data=st.data(), reason=ends)
+    def resubmit(self, data: st.DataObject, reason: Reason) -> None:
+        if chunks := self.chunk_ids():
+            chunk = data.draw(st.sampled_from(chunks))
+            before, running = self.index.chunk(chunk), self.running_of(chunk)
+            after = self.index.resubmit(chunk, reason=reason)
+            self.check_charges(running, reason)
             assert after.unfinished <= before.unfinished
             assert after.submission == before.submission + (after.unfinished > 0)
             self.hand_out(self.index.assignments(chunk), chunk)
 
-    @rule(data=st.data())
-    def settle(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), reason=ends)
+    def settle(self, data: st.DataObject, reason: Reason) -> None:
         if chunks := self.chunk_ids():
             chunk = data.draw(st.sampled_from(chunks))
-            unfinished = self.index.chunk(chunk).unfinished
-            assert self.index.settle(chunk) <= unfinished
+            unfinished, running = self.index.chunk(chunk).unfinished, self.running_of(chunk)
+            assert self.index.settle(chunk, reason=reason) <= unfinished
+            self.check_charges(running, reason, given_back=True)
             after = self.index.chunk(chunk)
             assert (after.unfinished, after.state) == (0, "settled")
+
+    def running_of(self, chunk: str) -> list[SimulationInfo]:
+        scope = Scope(chunk=chunk, statuses=[Status.RUNNING])
+        return list(self.index.simulations(self.key, scope))
+
+    def check_charges(
+        self, before: list[SimulationInfo], reason: Reason, *, given_back: bool = False
+    ) -> None:
+        for one in before:
+            after = self.info(one.simulation.id)
+            self.check_charge(one, after, reason, given_back=given_back)
+            assert after.reason is reason
+            last = self.index.attempts(self.key, one.simulation.id)[-1]
+            assert (last.attempt, last.reason) == (one.attempt, reason)
 
     @rule(data=st.data())
     def reopen_chunk(self, data: st.DataObject) -> None:
