@@ -1,0 +1,174 @@
+"""Waits in the triggerer until an element of an array job is over."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+from asgiref.sync import sync_to_async
+
+from airflow_ensemble.hooks.ensemble import alocate_index
+from airflow_ensemble.hooks.slurm import SlurmHook
+from airflow_ensemble.slurm.watch import News, Watched
+from airflow_ensemble.triggers.cluster_poller import (
+    ClusterPoller,
+    LedgerAddress,
+    Trouble,
+    poller_of,
+)
+
+#: Seconds from deferring to the first event: an earlier one may fail the task, for the scheduler
+#: can read the end of the deferring process after the trigger has queued the task again.
+FIRST_EVENT = 10.0
+#: States in which a task needs its element no more.
+TERMINAL = frozenset({"success", "failed", "skipped", "removed", "upstream_failed"})
+#: The event loop keeps only weak references to tasks; these must end what they have begun.
+_BACKGROUND: set[asyncio.Task[None]] = set()
+
+
+class SlurmChunkTrigger(BaseTrigger):
+    """Fires once the watched element is over, or its deadline has passed.
+
+    All triggers of one connection in a triggerer share one poller. Mark-failed and mark-success
+    cancel exactly the watched element; a restart of the triggerer cancels nothing.
+
+    The event is ``{"status": "over", "over": …, "log_tail": …}`` or ``{"status": "timeout"}``.
+
+    :param watched: what is watched, as ``Watched.as_dict`` gives it.
+    :param slurm_conn_id: connection that leads to the cluster.
+    :param index: where the output index is: a path, ``env:NAME``, ``conn:ID`` or a DSN without
+        password; a password never stands in a trigger.
+    :param ensemble: the ensemble's name.
+    :param settings_hash: which of its settings.
+    :param output: path or URI of the output root, as the worker sees it.
+    :param deferred_at: Unix time of the deferral.
+    :param deadline: Unix time after which waiting ends; None waits without end.
+    """
+
+    def __init__(
+        self,
+        *,
+        watched: Mapping[str, Any],
+        slurm_conn_id: str,
+        index: str,
+        ensemble: str,
+        settings_hash: str,
+        output: str,
+        deferred_at: float,
+        deadline: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.watched = dict(watched)
+        self.slurm_conn_id = slurm_conn_id
+        self.index = index
+        self.ensemble = ensemble
+        self.settings_hash = settings_hash
+        self.output = output
+        self.deferred_at = deferred_at
+        self.deadline = deadline
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return how another triggerer makes this trigger again."""
+        return f"{type(self).__module__}.{type(self).__qualname__}", {
+            "watched": self.watched,
+            "slurm_conn_id": self.slurm_conn_id,
+            "index": self.index,
+            "ensemble": self.ensemble,
+            "settings_hash": self.settings_hash,
+            "output": self.output,
+            "deferred_at": self.deferred_at,
+            "deadline": self.deadline,
+        }
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait, and log every change of state."""
+        started = time.time()
+        poller = await self._poller()
+        address = LedgerAddress(
+            await alocate_index(self.index), self.ensemble, self.settings_hash, self.output
+        )
+        heard: asyncio.Queue[News | Trouble] = asyncio.Queue()
+        watched = Watched.from_dict(self.watched)
+        with poller.watching(watched, address, _passer(asyncio.get_running_loop(), heard)):
+            event = await self._await_end(heard)
+        # A clock that differs from the worker's must not keep us waiting.
+        await asyncio.sleep(FIRST_EVENT + min(self.deferred_at, started) - time.time())
+        yield TriggerEvent(event)
+
+    async def on_kill(self) -> None:
+        """Cancel the element, if a person has ended this task.
+
+        Airflow calls this also when another triggerer has taken over, and when the task was
+        cleared; and it cancels the call itself after a second, which must not stop it.
+        """
+        task = asyncio.create_task(self._cancel_if_ended())
+        _BACKGROUND.add(task)
+        task.add_done_callback(_BACKGROUND.discard)
+        await asyncio.shield(task)
+
+    async def _poller(self) -> ClusterPoller:
+        return poller_of(await SlurmHook.aget_settings(self.slurm_conn_id))
+
+    async def _await_end(self, heard: asyncio.Queue[News | Trouble]) -> dict[str, Any]:
+        last = ""
+        while True:
+            left = None if self.deadline is None else self.deadline - time.time()
+            try:
+                news = await asyncio.wait_for(heard.get(), left)
+            except asyncio.TimeoutError:
+                return {"status": "timeout"}
+            if news.text and news.text != last:
+                last = news.text
+                self.log.info("%s", last)
+            if isinstance(news, Trouble):
+                await self._face(news)
+            elif news.over is not None:
+                return {
+                    "status": "over",
+                    "submission": self.watched["submission"],
+                    "over": news.over.as_dict(),
+                    "log_tail": news.log_tail,
+                }
+
+    async def _face(self, trouble: Trouble) -> None:
+        if trouble.error is not None:
+            raise trouble.error
+        if trouble.refused:
+            await self._poller()  # reads the connection anew and gives it to the poller
+
+    async def _cancel_if_ended(self) -> None:
+        state = await self._task_state()
+        if state not in TERMINAL:
+            return
+        watched = Watched.from_dict(self.watched)
+        if watched.job.job_id is not None:
+            element = f"{watched.job.job_id}_{watched.element}"
+            self.log.info("the task is %s: cancelling element %s", state, element)
+            (await self._poller()).cancel(element)
+
+    async def _task_state(self) -> str | None:
+        """Return the state of this trigger's own task instance; None when it is gone."""
+        ti = self.task_instance
+        if ti is None:
+            return None
+        states = await sync_to_async(RuntimeTaskInstance.get_task_states)(
+            dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=ti.map_index
+        )
+        key = f"{ti.task_id}_{ti.map_index}" if ti.map_index >= 0 else ti.task_id
+        return (states.get(ti.run_id) or {}).get(key)
+
+
+def _passer(
+    loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[News | Trouble]
+) -> Callable[[News | Trouble], None]:
+    """Return what passes news from the poller's thread to the event loop."""
+
+    def tell(news: News | Trouble) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(queue.put_nowait, news)
+
+    return tell
