@@ -8,5 +8,6 @@ pytest_plugins = [
     "tests.logging_baseline",
     "tests.services.postgres",
     "tests.services.s3",
+    "tests.services.slurm",
     "tests.services.sshd",
 ]
