@@ -85,7 +85,8 @@ def test_base_wheel_does_not_depend_on_airflow(metadata: Message) -> None:
 
 def test_metadata_names_licence_and_extras(metadata: Message) -> None:
     assert metadata["License-Expression"] == "Apache-2.0"
-    assert set(metadata.get_all("Provides-Extra") or []) >= {"airflow", "postgres", "s3", "stilt"}
+    extras = {"airflow", "postgres", "s3", "slurm", "stilt"}
+    assert set(metadata.get_all("Provides-Extra") or []) >= extras
     assert metadata["Version"] == airflow_ensemble.__version__
 
 
