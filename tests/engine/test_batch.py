@@ -33,7 +33,7 @@ from airflow_ensemble.engine.control import Control, open_control
 from airflow_ensemble.engine.ensemble import load
 from airflow_ensemble.engine.errors import EnsembleError, Interrupted, ModelError, UsageError
 from airflow_ensemble.engine.evidence import Evidence, find_evidence
-from airflow_ensemble.engine.index.interface import Counts, Scope
+from airflow_ensemble.engine.index.interface import BatchInfo, Counts, Scope
 from airflow_ensemble.engine.simulation import Reason, Status
 from tests.ensembles import executions, write_ensemble
 
@@ -255,6 +255,79 @@ def test_a_driver_known_to_be_dead_is_settled_at_once(tmp_path):
         assert asked == ["of some scheduler"]
         assert len(reconcile(control, driver_alive=lambda info: False)) == 1
         assert len(reconcile(control, force=True)) == 0
+
+
+def start_on_slurm(control: Control, key: str, **options: object) -> str:
+    registration = register(control, key, **options)
+    dispatch(control, registration.batch, backend="slurm", n_chunks=2)
+    return registration.batch
+
+
+def test_a_backend_without_a_settler_is_left_alone(tmp_path):
+    path = write_ensemble(tmp_path, rows("ok", "ok"))
+    with opened(path) as control:
+        start_on_slurm(control, "elsewhere")
+        assert reconcile(control, driver_alive=lambda info: False, force=True) == []
+        assert control.index.counts(control.key).dispatched == 2
+
+
+@pytest.mark.parametrize(
+    ("alive", "force", "is_abandoned"),
+    [(True, False, False), (None, False, False), (False, False, True), (None, True, True)],
+)
+def test_a_backend_settles_its_own_batches(tmp_path, alive, force, is_abandoned):
+    path = write_ensemble(tmp_path, rows("ok", "ok"))
+    asked = []
+
+    def settle(control: Control, info: BatchInfo, abandoned: bool) -> list[tuple[str, int]]:
+        asked.append((info.key, info.backend, abandoned))
+        chunk = next(chunk.id for chunk in control.index.chunks(info.id) if chunk.state == "open")
+        return [(chunk, control.index.settle(chunk))]
+
+    with opened(path) as control:
+        batch_id = start_on_slurm(control, "far")
+        settled = reconcile(
+            control, driver_alive=lambda _: alive, force=force, settlers={"slurm": settle}
+        )
+        assert asked == [("far", "slurm", is_abandoned)]
+        assert settled == [(f"{batch_id}-0000", 1)]
+        # Registration settles in the same way: what was given back is this batch's now.
+        again = register(control, "next", settlers={"slurm": settle})
+        assert (again.pending, again.elsewhere) == (2, 0)
+
+
+def test_the_lock_of_a_driver_counts_on_every_backend(tmp_path):
+    path = write_ensemble(tmp_path, rows("ok"))
+    seen = []
+
+    def settle(control: Control, info: BatchInfo, is_abandoned: bool) -> list[tuple[str, int]]:
+        seen.append(is_abandoned)
+        return []
+
+    with opened(path) as control:
+        batch_id = start_on_slurm(control, "far")
+        with driving(control, batch_id):
+            reconcile(control, force=True, settlers={"slurm": settle})
+        reconcile(control, settlers={"slurm": settle})
+    assert seen == [False, True]
+
+
+def test_cancel_is_passed_on_to_where_the_chunks_run(tmp_path, caplog):
+    path = write_ensemble(tmp_path, rows(*["ok"] * 6))
+    with opened(path) as control:
+        [near] = start(control, "near", first=2)
+        batch_id = start_on_slurm(control, "far")
+        told = []
+        assert cancel(control, Scope(ids=("s1", "s2", "s4", "s5")), told.append) == 4
+        assert told == [{f"{batch_id}-0000": ["s2", "s4"], f"{batch_id}-0001": ["s5"]}]
+        folder = tmp_path / "output/.ensemble/chunks"
+        [file] = folder.rglob("*.cancel")
+        assert (file.name, file.read_text()) == (f"{near}.cancel", "s1\n")
+        assert cancel(control, Scope(ids=("s0",)), told.append) == 1
+        assert len(told) == 1
+        assert not caplog.records
+        assert cancel(control, Scope()) == 1
+        assert "1 chunks run elsewhere" in caplog.text
 
 
 def test_cancel_reaches_the_running_simulation(tmp_path):

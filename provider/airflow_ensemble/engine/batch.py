@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +50,14 @@ _WORKER_LINE = re.compile(
 
 #: Says whether whoever drives a batch lives; None when it cannot be known.
 DriverAlive = Callable[[BatchInfo], "bool | None"]
+#: Settles the open chunks of a batch on a backend of its own; also told whether the batch's driver
+#: is gone. Returns (chunk, simulations given back) of each chunk that it settled.
+Settler = Callable[[Control, BatchInfo, bool], "list[tuple[str, int]]"]
+#: Tells the workers of a backend which simulations (by chunk) are cancelled.
+Reach = Callable[[Mapping[str, Sequence[str]]], None]
+
+#: The backend whose workers run on this machine.
+_LOCAL = "local"
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,7 @@ def register(
     replace: bool = False,
     first: int | None = None,
     driver_alive: DriverAlive | None = None,
+    settlers: Mapping[str, Settler] | None = None,
 ) -> Registration:
     """Register the ensemble's table of simulations under a batch key.
 
@@ -100,6 +109,7 @@ def register(
     :param replace: accept changed parameters of known ids, as a new generation of these.
     :param first: register only this many rows, as a canary.
     :param driver_alive: asks whether the driver of another batch lives.
+    :param settlers: see :func:`reconcile`.
     :raises UsageError: on anything wrong with file, table or output root; nothing is changed then.
     """
     ensemble = control.ensemble
@@ -108,7 +118,7 @@ def register(
     if not control.is_known:
         refuse_forgotten_outcomes(control.root, control.recipe)
     key = control.index.define(control.recipe)
-    reconcile(control, driver_alive=driver_alive)
+    reconcile(control, driver_alive=driver_alive, settlers=settlers)
     registration = control.index.register(
         key,
         ensemble.read_simulations(first),
@@ -401,13 +411,19 @@ def _terminate(process: subprocess.Popen[bytes]) -> None:
 
 
 def reconcile(
-    control: Control, *, driver_alive: DriverAlive | None = None, force: bool = False
+    control: Control,
+    *,
+    driver_alive: DriverAlive | None = None,
+    force: bool = False,
+    settlers: Mapping[str, Settler] | None = None,
 ) -> list[tuple[str, int]]:
     """Settle every open chunk that nobody will finish; ingest all segments first.
 
     :param control: the opened ensemble.
     :param driver_alive: asks whether a batch's driver lives, where the lock file cannot say.
     :param force: take drivers of whom nothing is known for dead, without waiting for the deadline.
+    :param settlers: by backend, who settles its batches. Without one, batches of another backend
+        than ``local`` are left alone: their workers cannot be seen from here.
     :return: (chunk, simulations given back) of each that was settled.
     """
     batches = control.index.open_batches(control.key)
@@ -415,14 +431,26 @@ def reconcile(
         return []
     ingest(control)
     control.index.expire()
-    settled = []
+    by_backend: Mapping[str, Settler] = {_LOCAL: _settle_local, **(settlers or {})}
+    settled: list[tuple[str, int]] = []
     for batch in batches:
-        if _has_driver(control, batch, driver_alive, force):
+        settle = by_backend.get(batch.backend)
+        if settle is None:
+            log.info("batch %s: left to whoever reaches its %s jobs", batch.id, batch.backend)
             continue
-        for chunk in control.index.chunks(batch.id):
-            if chunk.state == "open" and _is_over(control, chunk):
-                settled.append((chunk.id, control.index.settle(chunk.id)))
+        is_abandoned = not _has_driver(control, batch, driver_alive, force)
+        settled += settle(control, batch, is_abandoned)
     return settled
+
+
+def _settle_local(control: Control, batch: BatchInfo, is_abandoned: bool) -> list[tuple[str, int]]:
+    if not is_abandoned:
+        return []
+    return [
+        (chunk.id, control.index.settle(chunk.id))
+        for chunk in control.index.chunks(batch.id)
+        if chunk.state == "open" and _is_over(control, chunk)
+    ]
 
 
 def _has_driver(
@@ -452,11 +480,15 @@ def _cancel_file(control: Control, chunk: ChunkInfo) -> Path:
 # --- cancel and judge -----------------------------------------------------------------------------
 
 
-def cancel(control: Control, scope: Scope) -> int:
+def cancel(control: Control, scope: Scope, reach: Reach | None = None) -> int:
     """Cancel unfinished simulations, and tell the push workers that run them.
 
     Pull workers learn it from the index with their next traffic.
 
+    :param control: the opened ensemble.
+    :param scope: which ones.
+    :param reach: called once with the cancelled simulations of chunks that run elsewhere than on
+        this machine, if there are any; None leaves their workers to find out in vain.
     :return: how many were cancelled.
     """
     cancelled = control.index.cancel(control.key, scope)
@@ -464,12 +496,24 @@ def cancel(control: Control, scope: Scope) -> int:
     for id, chunk in cancelled:
         if chunk is not None:
             by_chunk.setdefault(chunk, []).append(id)
+    far = {}
     for chunk, ids in by_chunk.items():
-        path = _cancel_file(control, control.index.chunk(chunk))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write("".join(f"{id}\n" for id in ids))
+        if control.index.chunk_owner(chunk)[1].backend == _LOCAL:
+            _write_cancel_file(control, control.index.chunk(chunk), ids)
+        else:
+            far[chunk] = ids
+    if far and reach is not None:
+        reach(far)
+    elif far:
+        log.warning("%d chunks run elsewhere: what they still compute will not count", len(far))
     return len(cancelled)
+
+
+def _write_cancel_file(control: Control, chunk: ChunkInfo, ids: Sequence[str]) -> None:
+    path = _cancel_file(control, chunk)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write("".join(f"{id}\n" for id in ids))
 
 
 def verdict(counts: Counts, max_failed: int | str = 0) -> Verdict:

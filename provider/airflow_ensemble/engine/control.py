@@ -18,7 +18,34 @@ from airflow_ensemble.engine.storage import OutputRoot, open_root
 log = logging.getLogger(__name__)
 
 
-class Control:
+class Ledger:
+    """What it takes to bring outcomes into the index: no ensemble file.
+
+    :param index: the open index; its owner closes it.
+    :param key: the ensemble as the index knows it.
+    :param root: the output root.
+    """
+
+    def __init__(self, index: OutputIndex, key: EnsembleKey | None, root: OutputRoot) -> None:
+        self.index = index
+        self.root = root
+        self._key = key
+        #: Segments whose header was read, and whether it names this index.
+        self.own_segments: dict[str, bool] = {}
+
+    @property
+    def key(self) -> EnsembleKey:
+        """Return the ensemble as the index knows it."""
+        assert self._key is not None
+        return self._key
+
+    @property
+    def hash8(self) -> str:
+        """Return the name of the result folder below the output root."""
+        return self.key.settings_hash[:8]
+
+
+class Control(Ledger):
     """An ensemble, its output index and its output root.
 
     A context manager: leaving it closes the index.
@@ -29,11 +56,8 @@ class Control:
     """
 
     def __init__(self, ensemble: Ensemble, index: OutputIndex, root: OutputRoot) -> None:
+        super().__init__(index, None, root)
         self.ensemble = ensemble
-        self.index = index
-        self.root = root
-        #: Segments whose header was read, and whether it names this index.
-        self.own_segments: dict[str, bool] = {}
 
     def __enter__(self) -> Control:
         return self
@@ -51,27 +75,36 @@ class Control:
         """Return the recipe that the ensemble file gives now."""
         return self.ensemble.recipe()
 
-    @cached_property
+    @property
     def key(self) -> EnsembleKey:
         """Return the ensemble as the index knows it, with the settings of the file.
 
         :raises UsageError: when nothing was registered with these settings.
         """
-        known = self.index.ensembles(self.ensemble.name)
-        for key in known:
-            if key.settings_hash == self.recipe.settings.hash:
-                return key
-        raise UsageError(_unknown_settings(self.ensemble.name, self.recipe.hash8, known))
+        if self._key is None:
+            known = self.index.ensembles(self.ensemble.name)
+            self._key = self._among(known)
+            if self._key is None:
+                raise UsageError(_unknown_settings(self.ensemble.name, self.hash8, known))
+        return self._key
+
+    @property
+    def hash8(self) -> str:
+        """Return the name of the result folder below the output root."""
+        return self.recipe.hash8
 
     @property
     def is_known(self) -> bool:
         """Whether the index has the ensemble with the settings of the file."""
-        known = self.index.ensembles(self.ensemble.name)
-        return any(key.settings_hash == self.recipe.settings.hash for key in known)
+        return self._among(self.index.ensembles(self.ensemble.name)) is not None
 
     def batch_folder(self, batch: str) -> Path:
         """Return where the chunk files of a batch lie."""
         return self.ensemble.control / "chunks" / batch
+
+    def _among(self, known: list[EnsembleKey]) -> EnsembleKey | None:
+        settings_hash = self.recipe.settings.hash
+        return next((key for key in known if key.settings_hash == settings_hash), None)
 
 
 def open_control(
@@ -79,17 +112,19 @@ def open_control(
     *,
     create: bool = False,
     resolve_connection: Callable[[str], str] | None = None,
+    root: OutputRoot | None = None,
 ) -> Control:
     """Open the index and the output root of an ensemble.
 
     :param ensemble: the loaded ensemble file.
     :param create: make the index where there is none; only ``init`` and ``register`` do.
     :param resolve_connection: turns an Airflow connection id into a database URI.
+    :param root: the output root, where it is not reached by its name alone; its owner closes it.
     :raises UsageError: when the index is missing or not usable as configured.
     :raises IndexUnavailable: when its database cannot be reached.
     """
     location = ensemble.index_location(resolve_connection)
-    root = open_root(ensemble.output)
+    root = open_root(ensemble.output) if root is None else root
     return Control(ensemble, open_index(location, create=create), root)
 
 

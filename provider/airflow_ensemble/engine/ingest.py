@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator
 
 from airflow_ensemble.engine import segment
-from airflow_ensemble.engine.control import Control
+from airflow_ensemble.engine.control import Ledger
 from airflow_ensemble.engine.errors import UsageError
 from airflow_ensemble.engine.recipe import Recipe
 from airflow_ensemble.engine.segment import Finished, Header
@@ -24,18 +24,21 @@ READ_SIZE = 4 * 1024 * 1024
 HEADER_SIZE = 4096
 
 
-def ingest(control: Control, chunk: str | None = None) -> int:
-    """Record all new records of the ensemble's segments.
+def ingest(ledger: Ledger, chunk: str | None = None, batch: str | None = None) -> int:
+    """Record all new records of the ensemble's segments; lists the root once.
 
-    :param control: the opened ensemble.
+    :param ledger: index, ensemble and output root.
     :param chunk: only the segments of this chunk.
+    :param batch: only the segments of this batch's chunks.
     :return: how many finished attempts counted.
     """
-    offsets = control.index.offsets(control.key)
+    offsets = ledger.index.offsets(ledger.key)
     counted = 0
-    for name, size in _segments(control, chunk):
-        if size > offsets.get(name, 0) and _is_own(control, name):
-            counted += _ingest_segment(control, name, offsets.get(name, 0), size)
+    for name, size in ledger.root.list(_prefix(ledger, chunk, batch)):
+        offset = offsets.get(name, 0)
+        # What was recorded in part was found to be our own before.
+        if size > offset and (offset or _is_own(ledger, name)):
+            counted += _ingest_segment(ledger, name, offset, size)
     return counted
 
 
@@ -55,49 +58,50 @@ def refuse_forgotten_outcomes(root: OutputRoot, recipe: Recipe) -> None:
     )
 
 
-def read_finished(control: Control) -> Iterator[Finished]:
+def read_finished(ledger: Ledger) -> Iterator[Finished]:
     """Yield every finished attempt that the ensemble's segments hold, whoever wrote them."""
-    for name, _ in sorted(_segments(control, None)):
+    for name, _ in sorted(ledger.root.list(segments_prefix(ledger.hash8))):
         offset = 0
-        while reading := _read(control, name, offset):
+        while reading := _read(ledger, name, offset):
             offset += reading.consumed
             yield from segment.outcomes(reading.records)
         log.debug("%s: read to byte %d", name, offset)
 
 
-def _segments(control: Control, chunk: str | None) -> Iterator[tuple[str, int]]:
-    return control.root.list(segments_prefix(control.recipe.hash8, chunk))
+def _prefix(ledger: Ledger, chunk: str | None, batch: str | None) -> str:
+    prefix = segments_prefix(ledger.hash8, chunk)
+    return f"{prefix}{batch}-" if batch is not None and chunk is None else prefix
 
 
-def _is_own(control: Control, name: str) -> bool:
+def _is_own(ledger: Ledger, name: str) -> bool:
     """Say whether a segment tells of attempts that this index has given.
 
     Another index counts its attempts from 1 too: its workers' outcomes are for ``rebuild`` alone.
     """
-    head, known = segment_head(name), control.own_segments
+    head, known = segment_head(name), ledger.own_segments
     if head not in known:
-        records = segment.parse(control.root.read(head, 0, HEADER_SIZE)).records
+        records = segment.parse(ledger.root.read(head, 0, HEADER_SIZE)).records
         if not records:  # the first line is not whole yet
             return False
-        known[head] = isinstance(records[0], Header) and records[0].index == control.index.uuid
+        known[head] = isinstance(records[0], Header) and records[0].index == ledger.index.uuid
     return known[head]
 
 
-def _ingest_segment(control: Control, name: str, offset: int, size: int) -> int:
+def _ingest_segment(ledger: Ledger, name: str, offset: int, size: int) -> int:
     counted = 0
-    while offset < size and (reading := _read(control, name, offset)):
+    while offset < size and (reading := _read(ledger, name, offset)):
         records = [record for record in reading.records if not isinstance(record, Header)]
-        counted += control.index.record(control.key, records)
+        counted += ledger.index.record(ledger.key, records)
         offset += reading.consumed
-        control.index.set_offset(control.key, name, offset)
+        ledger.index.set_offset(ledger.key, name, offset)
     return counted
 
 
-def _read(control: Control, name: str, offset: int) -> segment.Reading | None:
+def _read(ledger: Ledger, name: str, offset: int) -> segment.Reading | None:
     """Return what stands after ``offset``, or None when there is no complete line."""
     length = READ_SIZE
     while True:
-        data = control.root.read(name, offset, length)
+        data = ledger.root.read(name, offset, length)
         reading = segment.parse(data)
         if reading.garbled:
             log.warning("%s: passed over %d unreadable lines", name, reading.garbled)

@@ -76,6 +76,7 @@ def test_defaults(tmp_path: Path) -> None:
         logs="failed",
         resources=Resources(),
         execution={},
+        control_is_default=True,
     )
     assert ensemble.settings.model == "model:simulate"
     assert ensemble.settings.products == (ProductSpec("values"),)
@@ -174,6 +175,13 @@ def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.Monk
     assert ensemble.index_location() == str(tmp_path / "i.sqlite")
     assert ensemble.output == str(tmp_path / "home" / "out")
     assert ensemble.simulations == Path("/elsewhere/t.csv")
+
+
+def test_a_control_folder_that_was_named_is_no_default(tmp_path: Path) -> None:
+    assert not loaded(tmp_path, control="output/.ensemble").control_is_default
+    path = write(tmp_path, json.dumps(MINIMAL))
+    assert not load(path, {"control": "records"}).control_is_default
+    assert load(path, {"control": None}).control_is_default
 
 
 def test_a_file_uri_is_a_local_output(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from airflow_ensemble.engine.ensemble.schema import (
     read_choice,
     read_json,
     read_mapping,
+    read_seconds,
     read_text,
     read_texts,
     read_whole,
@@ -21,6 +24,37 @@ from airflow_ensemble.engine.ensemble.schema import (
 from airflow_ensemble.engine.errors import UsageError
 
 BACKENDS = ("local", "slurm", "kubernetes")
+#: How an element of an array job can end other than well: what ``policies`` may name.
+ENDS = (
+    *("failed", "time-limit", "out-of-memory", "node-failure", "preempted", "cancelled"),
+    *("blocked", "vanished", "queue-deadline", "run-deadline", "unusable"),
+)
+RETRY, GIVE_UP = "retry", "give-up"
+
+_LOGS = "logs are kept in the job's folder below remote_root"
+_ANSWER = "the answer of sbatch must be read"
+#: Options of ``sbatch`` that the backend sets, and what to do instead.
+_OWNED = {
+    "array": "it follows from n_workers and array_parallelism",
+    "comment": "it holds the ensemble and the batch",
+    "output": _LOGS,
+    "error": _LOGS,
+    "open-mode": _LOGS,
+    "chdir": "every simulation has a working directory of its own",
+    "parsable": _ANSWER,
+    "wait": "use ensemble run --wait",
+    "test-only": "use ensemble run --dry-run",
+    "wrap": "set-up lines go to 'setup'",
+    "signal": "use stop_before_end: seconds before the time limit",
+    "clusters": "log in to the cluster that is meant",
+    "help": _ANSWER,
+    "usage": _ANSWER,
+    "version": _ANSWER,
+    "verbose": _ANSWER,
+}
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
+_SBATCH_NAME = r"[A-Za-z][A-Za-z0-9]*(-[A-Za-z0-9]+)*"
+_JOB_NAME = r"[A-Za-z0-9._-]{1,40}"
 
 
 def read_execution(value: Any, folder: Path, place: Place) -> dict[str, Any]:
@@ -60,13 +94,76 @@ def _read_option(name: str, value: Any, place: Place) -> Any:
     meant = nearest(_plain(name), tuple(map(_plain, _READERS)), likeness=0.85)
     if meant:
         raise UsageError(f"{place} is not a known key. Did you mean {_canonical(meant)!r}?")
-    if isinstance(value, Mapping):
+    return _read_sbatch_option(name, value, place)
+
+
+def _read_sbatch_option(name: str, value: Any, place: Place) -> Any:
+    """Return the value of a key that is not ours, for ``--name=value``."""
+    if not re.fullmatch(_SBATCH_NAME, name):
+        raise UsageError(f"{place} is neither a key of ours nor the name of an option of sbatch")
+    if len(name) == 1:
+        raise UsageError(f"{place}: write the long name of sbatch's option -{name}")
+    # sbatch takes abbreviations, so that --arr would be an array, too.
+    owned = next((option for option in _OWNED if option.startswith(name.lower())), None)
+    if owned:
+        raise UsageError(f"{place}: sbatch's --{owned} cannot be given: {_OWNED[owned]}")
+    if not isinstance(value, (str, int, float)):
         refuse(place, "an option for sbatch: a text, a number, true or false", value)
-    return read_json(value, place)
+    return read_json(_read_line(value, place) if isinstance(value, str) else value, place)
 
 
 def _read_positive(value: Any, place: Place) -> int:
     return read_whole(value, place, 1)
+
+
+def _read_line(value: Any, place: Place, expected: str = "a text") -> str:
+    text = read_text(value, place, expected=expected)
+    if _CONTROL.search(text):
+        refuse(place, f"{expected} without line ends and control characters", value)
+    return text
+
+
+def _read_setup(value: Any, place: Place) -> tuple[str, ...]:
+    lines = read_texts(value, place)
+    for number, line in enumerate(lines):
+        _read_line(line.replace("\t", " "), place.below(str(number)), "one line of shell")
+    return lines
+
+
+def _read_remote_root(value: Any, place: Place) -> str:
+    expected = "the absolute path of a folder on the cluster"
+    return read_text(_read_line(value, place, expected), place, r"/.*", expected)
+
+
+def _read_policies(value: Any, place: Place) -> dict[str, Any]:
+    policies = {}
+    for key, policy in read_mapping(value, place).items():
+        end = str(key).replace("_", "-")
+        if end not in ENDS:
+            meant = nearest(end, ENDS)
+            hint = f"did you mean {meant!r}?" if meant else f"known are {', '.join(ENDS)}"
+            raise UsageError(f"{place.below(key)} is not a way for a job to end: {hint}")
+        policies[end] = _read_policy(policy, place.below(key))
+    return policies
+
+
+def _read_policy(value: Any, place: Place) -> Any:
+    expected = "retry, give-up, or factors such as {memory: 2} or {time: 1.5} for a retry"
+    if value in (RETRY, GIVE_UP):
+        return value
+    if not isinstance(value, Mapping) or not value:
+        refuse(place, expected, value)
+    return {
+        read_choice(key, place, ("memory", "time")): _read_factor(factor, place.below(key))
+        for key, factor in value.items()
+    }
+
+
+def _read_factor(value: Any, place: Place) -> float:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 1 <= value < math.inf:
+        refuse(place, "a factor of at least 1", value)
+    return float(value)
 
 
 _READERS: dict[str, Callable[[Any, Place], Any]] = {
@@ -74,9 +171,17 @@ _READERS: dict[str, Callable[[Any, Place], Any]] = {
     "n_workers": _read_positive,
     "array_parallelism": _read_positive,
     "cpus-per-task": _read_positive,
-    "python": lambda value, place: read_text(value, place, expected="a Python interpreter"),
+    "python": lambda value, place: _read_line(value, place, "a Python interpreter"),
     "code": read_texts,
-    "setup": read_texts,
+    "setup": _read_setup,
+    "remote_root": _read_remote_root,
+    "stop_before_end": read_whole,
+    "policies": _read_policies,
+    "queue_deadline": read_seconds,
+    "run_deadline": read_seconds,
+    "job-name": lambda value, place: read_text(
+        value, place, _JOB_NAME, "1 to 40 letters, digits, '.', '_' and '-'"
+    ),
     "fetch": read_texts,
     "collect_to": lambda value, place: read_text(value, place, expected="a path"),
 }

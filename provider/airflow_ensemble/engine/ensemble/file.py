@@ -87,6 +87,7 @@ class Ensemble:
     :param resources: what a simulation needs whose row says nothing else.
     :param execution: options of the backend; our own keys with ``_``, further ones as ``sbatch``
         spells them.
+    :param control_is_default: whether ``control`` follows from ``output``, because nobody named it.
     """
 
     path: Path
@@ -103,6 +104,7 @@ class Ensemble:
     logs: str = "failed"
     resources: Resources = field(default_factory=Resources)
     execution: Mapping[str, Any] = field(default_factory=dict)
+    control_is_default: bool = False
 
     def recipe(self) -> Recipe:
         """Return what a worker must know."""
@@ -206,6 +208,7 @@ def build(path: Path, values: Mapping[str, Any]) -> Ensemble:
         output=output,
         control=_read_control(given.get("control"), output, path.parent, top.below("control")),
         limits=_read_limits(given, top),
+        control_is_default="control" not in given,
         execution=read_execution(given.get("execution", {}), path.parent, top.below("execution")),
         **options,
     )
