@@ -47,17 +47,8 @@ INSTALL_HINT = (
 )
 #: Daemons, by how their names begin, in the order in which they need each other.
 _STAGES = (("munged", "mariadb"), ("slurmdbd",), ("slurmctld", "slurmd-", "sshd"))
+MEMORY_GROUPS = Path("/sys/fs/cgroup/memory")
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
-MARIADB = (
-    "--skip-name-resolve",
-    "--bind-address=127.0.0.1",
-    "--innodb-buffer-pool-size=64M",
-    "--innodb-log-file-size=8M",
-    "--innodb-flush-log-at-trx-commit=0",
-    "--innodb-flush-method=nosync",
-    "--skip-log-bin",
-    "--performance-schema=OFF",
-)
 
 
 class SlurmCluster:
@@ -69,6 +60,8 @@ class SlurmCluster:
     :param accounting: whether there is a slurmdbd, with a MariaDB behind it.
     :param nodes: virtual nodes, ``n1`` and so on.
     :param cpus: that each of them pretends to have.
+    :param memory_limits: whether the kernel ends a job that takes more memory than it asked for
+        (see :func:`can_limit_memory`); the nodes then have other names.
     :param options: settings of ``slurm.conf`` over those of ``slurm_files.FIXED``.
     """
 
@@ -78,6 +71,7 @@ class SlurmCluster:
         accounting: bool = True,
         nodes: int = 2,
         cpus: int = 32,
+        memory_limits: bool = False,
         options: Mapping[str, str] | None = None,
         database: Path | None = None,
     ) -> None:
@@ -89,13 +83,17 @@ class SlurmCluster:
         self.slurm_conf = self.root / "etc" / "slurm.conf"
         self.known_hosts = self.root / "keys" / "known_hosts"
         self.private_key_path = self.root / "keys" / "client"
-        self._cpus, self._options, self._changed = cpus, dict(options or {}), dict[str, str]()
+        self._cpus, self._changed = cpus, dict[str, str]()
+        self._options = {**(slurm_files.MEMORY_LIMITS if memory_limits else {}), **(options or {})}
         ssh, slurmctld, slurmdbd, db, *rest = free_ports(4 + nodes)
-        self._ports = slurm_files.Ports(ssh, slurmctld, slurmdbd, db, rest)
+        # Control groups are named after nodes, and belong to the machine.
+        prefix = f"n{slurmctld}x" if memory_limits else "n"
+        self.nodes = [f"{prefix}{number}" for number in range(1, nodes + 1)]
+        self._ports = slurm_files.Ports(ssh, slurmctld, slurmdbd, db, dict(zip(self.nodes, rest)))
         self.ssh_port = ssh
         try:
             self._make_files(database)
-            self._daemons = self._make_daemons(nodes)
+            self._daemons = self._make_daemons()
             self.start()
         except BaseException:
             self.close()
@@ -320,7 +318,10 @@ class SlurmCluster:
         daemons = getattr(self, "_daemons", {})
         for one in daemons.values():
             one.resume()
-        if all(name in daemons and daemons[name].runs for name in ("slurmctld", "slurmd-n1")):
+        if all(
+            name in daemons and daemons[name].runs
+            for name in ("slurmctld", f"slurmd-{self.nodes[0]}")
+        ):
             with contextlib.suppress(AssertionError):
                 self.admin("scancel", f"--user={self.user}", check=False)
                 _wait(lambda: not self.admin("squeue", "-h"), "jobs to end", timeout=10)
@@ -331,6 +332,8 @@ class SlurmCluster:
         for pid in processes_with("SLURM_CONF", str(self.slurm_conf)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        for node in self.nodes:
+            _remove_control_groups(MEMORY_GROUPS / f"slurm_{node}")
         shutil.rmtree(self.root, ignore_errors=True)
 
     def __enter__(self) -> SlurmCluster:
@@ -362,6 +365,7 @@ class SlurmCluster:
             subprocess.run([*command, "-f", str(self.root / "keys" / name)], check=True)
         self.known_hosts.write_text(f"[127.0.0.1]:{self.ssh_port} {self.host_key}\n")
         self._write_slurm_conf()
+        (self.root / "etc" / "cgroup.conf").write_text(slurm_files.CGROUP_CONF)
         environment = {key: str(value) for key, value in self._session_environment().items()}
         text = slurm_files.sshd_config(self.root, self._ports, environment)
         _write(self.root / "etc" / "sshd_config", text.encode())
@@ -394,7 +398,7 @@ class SlurmCluster:
         )
         self.slurm_conf.write_text(text)
 
-    def _make_daemons(self, nodes: int) -> dict[str, Daemon]:
+    def _make_daemons(self) -> dict[str, Daemon]:
         etc, log = self.root / "etc", self.root / "log"
         munge = self.root / "munge"
         commands = {
@@ -403,7 +407,12 @@ class SlurmCluster:
                 *(f"--pid-file={munge}/pid", f"--seed-file={munge}/seed", "--num-threads=4"),
             ],
             "mariadb": [
-                *("mariadbd", "--no-defaults", f"--datadir={self.root}/mariadb", *MARIADB),
+                *(
+                    "mariadbd",
+                    "--no-defaults",
+                    f"--datadir={self.root}/mariadb",
+                    *slurm_files.MARIADB,
+                ),
                 *(f"--port={self._ports.database}", f"--socket={self.root}/mariadb/socket"),
                 *(f"--pid-file={self.root}/mariadb/pid", f"--init-file={etc}/database.sql"),
                 *(["--user=mysql"] if os.geteuid() == 0 else []),
@@ -411,8 +420,8 @@ class SlurmCluster:
             "slurmdbd": ["slurmdbd", "-D"],
             "slurmctld": ["slurmctld", "-D", "-f", str(self.slurm_conf)],
             **{
-                f"slurmd-n{n}": ["slurmd", "-D", "-N", f"n{n}", "-f", str(self.slurm_conf)]
-                for n in range(1, nodes + 1)
+                f"slurmd-{node}": ["slurmd", "-D", "-N", node, "-f", str(self.slurm_conf)]
+                for node in self.nodes
             },
             "sshd": ["sshd", "-D", "-f", f"{etc}/sshd_config", "-E", f"{log}/sshd.log"],
         }
@@ -480,6 +489,17 @@ class SlurmCluster:
             self.admin(*add, "user", self.user, f"account={account}")
 
 
+def can_limit_memory() -> bool:
+    """Return whether ``memory_limits`` are to be had here: by cgroup v1 alone, and as root."""
+    return os.geteuid() == 0 and os.access(MEMORY_GROUPS, os.W_OK)
+
+
+def _remove_control_groups(folder: Path) -> None:
+    for path, _, _ in os.walk(folder, topdown=False):
+        with contextlib.suppress(OSError):
+            Path(path).rmdir()
+
+
 def _session_mark() -> dict[str, str]:
     return {VARIABLE: os.environ[VARIABLE]} if VARIABLE in os.environ else {}
 
@@ -520,11 +540,9 @@ def _wait(condition: object, what: str, timeout: float = 60.0) -> None:
 
 def accounting_template() -> Path:
     """Return a database that slurmdbd has set up, made when first asked for on this machine."""
-    sources = [Path(__file__), Path(slurm_files.__file__)]
     programs = [Path(_program(name)).stat() for name in ("slurmdbd", "mariadbd")]
     digest = hashlib.sha256(repr([(one.st_size, one.st_mtime) for one in programs]).encode())
-    for source in sources:
-        digest.update(source.read_bytes())
+    digest.update(Path(slurm_files.__file__).read_bytes())
     name = f"ensemble-slurm-database-{os.geteuid()}-{digest.hexdigest()[:12]}"
     folder = Path(tempfile.gettempdir()) / name
     with (folder.parent / f"{name}.lock").open("w") as lock:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,17 @@ CLUSTER = "ensemble"
 ACCOUNTS = ("weather", "ocean")
 DATABASE = "slurm_acct_db"
 DATABASE_PASSWORD = "slurm"
+#: A small database that nobody minds losing.
+MARIADB = (
+    "--skip-name-resolve",
+    "--bind-address=127.0.0.1",
+    "--innodb-buffer-pool-size=64M",
+    "--innodb-log-file-size=8M",
+    "--innodb-flush-log-at-trx-commit=0",
+    "--innodb-flush-method=nosync",
+    "--skip-log-bin",
+    "--performance-schema=OFF",
+)
 
 
 @dataclass(frozen=True)
@@ -21,7 +32,7 @@ class Ports:
     slurmctld: int
     slurmdbd: int
     database: int
-    nodes: Sequence[int]
+    nodes: Mapping[str, int]
 
 
 #: Settings without which an array of 200 empty elements takes minutes on two cores, or fails: CPUs
@@ -73,9 +84,23 @@ ACCOUNTING = {
     "AccountingStorageEnforce": "associations,limits",
     "AccountingStoreFlags": "job_comment",
 }
+#: The kernel's own limit of memory: only with it does Slurm 22.05 say OUT_OF_MEMORY.
+MEMORY_LIMITS = {
+    "TaskPlugin": "task/cgroup",
+    "JobAcctGatherType": "jobacct_gather/none",
+    "JobAcctGatherParams": "UsePss",
+}
+CGROUP_CONF = """\
+CgroupPlugin=cgroup/v1
+CgroupAutomount=no
+ConstrainRAMSpace=yes
+ConstrainSwapSpace=yes
+AllowedSwapSpace=0
+MinRAMSpace=10
+"""
 PARTITIONS = (
     "PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE PriorityTier=1 State=UP",
-    "PartitionName=tiny Nodes=n1 MaxTime=2 MaxNodes=1 PriorityTier=1 State=UP",
+    "PartitionName=tiny Nodes={first} MaxTime=2 MaxNodes=1 PriorityTier=1 State=UP",
     "PartitionName=urgent Nodes=ALL MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF State=UP",
 )
 
@@ -106,12 +131,13 @@ def slurm_conf(
         **options,
     }
     lines = [f"{key}={value.format(root=root, owner=owner)}" for key, value in settings.items()]
-    for number, port in enumerate(ports.nodes, 1):
+    for name, port in ports.nodes.items():
         lines.append(
-            f"NodeName=n{number} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} "
+            f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} "
             f"CPUs={cpus} RealMemory=1000000 State=UNKNOWN"
         )
-    return "\n".join([*lines, *PARTITIONS, ""])
+    lines += [line.format(first=min(ports.nodes)) for line in PARTITIONS]
+    return "\n".join([*lines, ""])
 
 
 def slurmdbd_conf(root: Path, ports: Ports, *, host: str, owner: str) -> str:
