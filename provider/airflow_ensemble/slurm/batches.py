@@ -104,8 +104,8 @@ def submit_collection(
     :param results: what to collect.
     :param to: absolute path of the dataset on the cluster, or a URI.
     :param format: as of ``ensemble collect``.
-    :return: its job: element 0, watched with ``chunk=None``; after its end
-        ``index.end_element(collection_chunk(batch), submission, …)`` lets the next call submit anew.
+    :return: its job: element 0, watched with ``chunk=None``. After its end, a call of
+        ``index.end_element(collection_chunk(batch), …)`` lets the next one submit anew.
     """
     raise NotImplementedError
 
