@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import shutil
 import sys
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from tests.airflow.live import Live
     from tests.services.postgres import PostgresServer
+    from tests.services.slurm import SlurmCluster
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
@@ -80,7 +82,17 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer) 
     }
     local = LocalAirflow(folder / "home", dags, dsn=dsn, environment=environment, parallelism=6)
     with local, local.client() as client:
-        for dag in ("footprints", "cheap"):
+        for dag in ("footprints", "cheap", "on_slurm", "in_a_hurry"):
             client.await_dag(dag)
             client.unpause(dag)
         yield Live(local, client, folder / "results")
+
+
+@pytest.fixture(scope="session")
+def hpc(airflow: Live, slurm: SlurmCluster) -> SlurmCluster:
+    """A real Slurm cluster, which the real Airflow reaches by its connection ``hpc``."""
+    connection = json.loads(slurm.airflow_connection(poll_interval=2))
+    connection["extra"] = json.dumps(connection["extra"])
+    airflow.client.call("POST", "/connections", json={"connection_id": "hpc", **connection})
+    slurm.reset()
+    return slurm

@@ -12,7 +12,12 @@ from airflow.sdk import BaseHook, Connection
 from airflow_ensemble.engine import ensemble as ensemble_file
 from airflow_ensemble.engine.control import Control, open_control
 from airflow_ensemble.engine.ensemble import Ensemble
+from airflow_ensemble.engine.ensemble.index_spec import locate_index
+from airflow_ensemble.engine.ensemble.schema import Place
 from airflow_ensemble.engine.errors import UsageError
+from airflow_ensemble.engine.storage import OutputRoot
+from airflow_ensemble.slurm.cluster import Cluster
+from airflow_ensemble.slurm.remote_root import RemoteRoot, open_output
 
 #: What Airflow calls connections to PostgreSQL.
 POSTGRES_TYPES = ("postgres", "postgresql")
@@ -37,14 +42,19 @@ class EnsembleHook(BaseHook):
         """
         return ensemble_file.load(self.path, self.overrides)
 
-    def open(self, *, create: bool = False) -> Control:
+    def open(self, *, create: bool = False, cluster: Cluster | None = None) -> Control:
         """Open the ensemble; a context manager closes the index again.
 
         :param create: make the index where there is none: only a registration does.
+        :param cluster: the one on which the output root lies; None when it is reached from here.
         :raises UsageError: when file, index or output root are not usable.
         :raises IndexUnavailable: when the index's database cannot be reached.
         """
-        return open_control(self.load(), create=create, resolve_connection=self.resolve_connection)
+        ensemble = self.load()
+        root = None if cluster is None else output_on(cluster, ensemble)
+        return open_control(
+            ensemble, create=create, resolve_connection=self.resolve_connection, root=root
+        )
 
     @classmethod
     def resolve_connection(cls, conn_id: str) -> str:
@@ -53,6 +63,38 @@ class EnsembleHook(BaseHook):
         :raises UsageError: when it is not a connection to PostgreSQL.
         """
         return database_uri(cls.get_connection(conn_id))
+
+
+def output_on(cluster: Cluster, ensemble: Ensemble) -> OutputRoot:
+    """Return an ensemble's output root as it is reached through a cluster.
+
+    :raises UsageError: when index and batch records would have to lie on the cluster, too.
+    """
+    root = open_output(ensemble.output, cluster.client.runner)
+    if ensemble.control_is_default and isinstance(root, RemoteRoot):
+        raise UsageError(
+            f"{ensemble.path}: output {ensemble.output} lies on {cluster.client.runner.place}: the "
+            "key 'control' must name a folder here for the output index and the batch records"
+        )
+    return root
+
+
+def index_spec(ensemble: Ensemble) -> str:
+    """Return where an ensemble's index is, without any secret: for :func:`alocate_index`."""
+    return ensemble.index_location() if ensemble.index == "sqlite" else ensemble.index
+
+
+async def alocate_index(spec: str) -> str:
+    """Return the location that an index's spec comes to, from within a triggerer.
+
+    :raises UsageError: when the variable or the connection cannot be resolved.
+    """
+    resolved = {}
+    if spec.startswith("conn:"):
+        id = spec.partition(":")[2]
+        resolved[id] = database_uri(await EnsembleHook.aget_connection(id))
+    place = Place("the trigger of this task", "index")
+    return locate_index(spec, Path(), Path(), place, resolved.__getitem__)
 
 
 def database_uri(connection: Connection) -> str:

@@ -14,8 +14,11 @@ from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
+from airflow_ensemble.engine.control import Control
 from airflow_ensemble.engine.errors import EnsembleError, UsageError
 from airflow_ensemble.hooks.ensemble import EnsembleHook
+from airflow_ensemble.hooks.slurm import SlurmHook
+from airflow_ensemble.slurm.cluster import Cluster
 
 #: Where a task remembers how often it could be tried when it last started.
 MAX_TRIES = "ensemble_max_tries"
@@ -41,9 +44,11 @@ class EnsembleOperator(BaseOperator):
         Templated.
     :param simulations: another table than the file's; short for that key in ``overrides``.
         Templated.
+    :param slurm_conn_id: connection of type ``slurm`` to the cluster on which the output root lies;
+        None when it is reached from here. Templated.
     """
 
-    template_fields: Sequence[str] = ("ensemble", "overrides", "simulations")
+    template_fields: Sequence[str] = ("ensemble", "overrides", "simulations", "slurm_conn_id")
     ui_color = "#d9e8f5"
 
     def __init__(
@@ -52,12 +57,14 @@ class EnsembleOperator(BaseOperator):
         ensemble: str | os.PathLike[str],
         overrides: Mapping[str, Any] | str | None = None,
         simulations: Any = None,
+        slurm_conn_id: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.ensemble = os.fspath(ensemble) if isinstance(ensemble, os.PathLike) else ensemble
         self.overrides = overrides
         self.simulations = simulations
+        self.slurm_conn_id = slurm_conn_id
 
     @property
     def ensemble_path(self) -> Path:
@@ -76,6 +83,28 @@ class EnsembleOperator(BaseOperator):
         if self.simulations is not None:
             overrides["simulations"] = self.simulations
         return EnsembleHook(self.ensemble_path, overrides)
+
+    @contextmanager
+    def open_control(self, *, create: bool = False) -> Iterator[Control]:
+        """Open the ensemble for a block of code, through the cluster that its output is on, if any.
+
+        :param create: make the index where there is none: only a registration does.
+        """
+        if self.slurm_conn_id is None:
+            with self.hook.open(create=create) as control:
+                yield control
+        else:
+            with self.open_on_cluster(create=create) as (control, _):
+                yield control
+
+    @contextmanager
+    def open_on_cluster(self, *, create: bool = False) -> Iterator[tuple[Control, Cluster]]:
+        """Open the ensemble, and the cluster that its output is on, for a block of code."""
+        with (
+            SlurmHook.connected(self.slurm_conn_id or SlurmHook.default_conn_name) as cluster,
+            self.hook.open(create=create, cluster=cluster) as control,
+        ):
+            yield control, cluster
 
     @property
     def command_arguments(self) -> str:

@@ -11,7 +11,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow_ensemble.engine.batch import verdict
 from airflow_ensemble.engine.collect import open_collection, write_collection
 from airflow_ensemble.engine.control import Control
-from airflow_ensemble.engine.index.interface import Counts, Scope
+from airflow_ensemble.engine.index.interface import Counts, Result, Scope
 from airflow_ensemble.engine.ingest import ingest
 from airflow_ensemble.engine.simulation import TERMINAL, Status
 from airflow_ensemble.engine.stacking import CollectError
@@ -64,18 +64,18 @@ class CollectOperator(EnsembleOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Judge, collect, and return what the asset event says."""
-        batch = batch_of(self.registration)
-        with airflow_errors(), self.hook.open() as control:
-            ingest(control)
-            counts = control.index.counts(control.key, Scope(batch=batch))
-            self._judge(control, batch, counts)
-            written = self._collect(control, batch)
-            facts = describe(control, self.registration, counts, written)
-        if self.asset is not None:
-            context["outlet_events"][self.asset].extra = facts
-        return facts
+        with airflow_errors(), self.open_control() as control:
+            self.judge(control)
+            return self.report(context, control, self._collect(control))
 
-    def _judge(self, control: Control, batch: str, counts: Counts) -> None:
+    def judge(self, control: Control) -> None:
+        """Fail when too many simulations of the batch have failed, or some have not run.
+
+        :raises AirflowFailException: then, after their names were logged.
+        """
+        batch = batch_of(self.registration)
+        ingest(control)
+        counts = control.index.counts(control.key, Scope(batch=batch))
         elsewhere = self.registration.get("elsewhere", 0)
         if elsewhere:
             self.log.warning(
@@ -91,11 +91,28 @@ class CollectOperator(EnsembleOperator):
             self.log.error("%s", line)
         raise AirflowFailException(f"batch {batch}: {judgement.message}")
 
-    def _collect(self, control: Control, batch: str) -> str | None:
-        """Open the dataset, and write it where that was asked for; return where it is."""
-        results = list(control.index.results(control.key, Scope(batch=batch)))
-        if not results:
+    def report(self, context: Context, control: Control, written: str | None) -> dict[str, Any]:
+        """Put the facts of the batch into the asset event, and return them.
+
+        :param written: where the dataset lies, if it was written.
+        """
+        counts = control.index.counts(control.key, Scope(batch=batch_of(self.registration)))
+        facts = describe(control, self.registration, counts, written)
+        if self.asset is not None:
+            context["outlet_events"][self.asset].extra = facts
+        return facts
+
+    def results(self, control: Control) -> list[Result]:
+        """Return the batch's results in table order; says so when there are none."""
+        found = list(control.index.results(control.key, Scope(batch=batch_of(self.registration))))
+        if not found:
             self.log.info("no simulation of this batch is complete: there is no dataset")
+        return found
+
+    def _collect(self, control: Control) -> str | None:
+        """Open the dataset, and write it where that was asked for; return where it is."""
+        results = self.results(control)
+        if not results:
             return None
         try:
             dataset = open_collection(results, control.root)

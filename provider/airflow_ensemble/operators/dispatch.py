@@ -58,23 +58,36 @@ class DispatchOperator(EnsembleOperator):
     def execute(self, context: Context) -> list[dict[str, Any]]:
         """Dispatch and return the chunks."""
         batch = batch_of(self.registration)
-        limit = conf.getint("core", "max_map_length", fallback=1024)
-        with airflow_errors(), self.hook.open() as control:
-            if was_cleared(context):
-                failed = Scope(batch=batch, statuses=(Status.FAILED,))
-                again = control.index.retry(control.key, failed)
-                self.log.info("cleared: %d failed simulations run again", again)
-            note_start(context)
-            wanted = self._wanted(control)
-            chunks = dispatch(control, batch, backend=self.backend, n_chunks=min(wanted, limit))
-        if wanted > limit:
-            self.log.warning("n_workers %d is more than max_map_length %d allows", wanted, limit)
+        with airflow_errors(), self.open_control() as control:
+            self.reopen_if_cleared(control, batch, context)
+            wanted = self.wanted(control)
+            chunks = self.deal(control, batch, wanted, min(wanted, map_limit()))
+        return [as_xcom(chunk) for chunk in chunks]
+
+    def reopen_if_cleared(self, control: Control, batch: str, context: Context) -> None:
+        """Let the batch's failed simulations run again, if a person has cleared this task."""
+        if was_cleared(context):
+            failed = Scope(batch=batch, statuses=(Status.FAILED,))
+            again = control.index.retry(control.key, failed)
+            self.log.info("cleared: %d failed simulations run again", again)
+        note_start(context)
+
+    def deal(self, control: Control, batch: str, wanted: int, allowed: int) -> list[ChunkInfo]:
+        """Deal the pending simulations to at most ``allowed`` chunks; say so when that is fewer."""
+        chunks = dispatch(control, batch, backend=self.backend, n_chunks=allowed)
+        if wanted > allowed:
+            self.log.warning(
+                "n_workers %d is more than the %d that limits allow: max_map_length of this "
+                "Airflow, or array size and submit slots of the cluster",
+                *(wanted, allowed),
+            )
         self.log.info(
             "batch %s: %d simulations in %d chunks", batch, sum(c.size for c in chunks), len(chunks)
         )
-        return [as_xcom(chunk) for chunk in chunks]
+        return chunks
 
-    def _wanted(self, control: Control) -> int:
+    def wanted(self, control: Control) -> int:
+        """Return how many chunks were asked for."""
         given = self.n_workers or control.ensemble.execution.get("n_workers") or os.cpu_count() or 1
         try:
             wanted = int(given)
@@ -83,6 +96,11 @@ class DispatchOperator(EnsembleOperator):
         if wanted < 1:
             raise AirflowFailException(f"n_workers is {given!r}: it must be a number from 1 on")
         return wanted
+
+
+def map_limit() -> int:
+    """Return over how many elements Airflow maps a task at most."""
+    return conf.getint("core", "max_map_length", fallback=1024)
 
 
 def batch_of(registration: Mapping[str, Any] | None) -> str:

@@ -67,7 +67,7 @@ class RunChunkOperator(EnsembleOperator):
         """Run the chunk and judge it."""
         self._stop = threading.Event()
         chunk = str(self.chunk["chunk"])
-        with airflow_errors(), self.hook.open() as control:
+        with airflow_errors(), self.open_control() as control:
             self._reopen_if_cleared(control, chunk, context)
             report = run_chunk(
                 control,
@@ -82,7 +82,8 @@ class RunChunkOperator(EnsembleOperator):
                 "chunk %s: another batch has taken over %d simulations", chunk, report.taken_over
             )
         if report.counts.failed:
-            self.log.error("%s", failure_text(report, self.command_arguments))
+            text = failure_text(chunk, report.counts, report.failures, self.command_arguments)
+            self.log.error("%s", text)
             raise AirflowFailException(
                 f"chunk {chunk}: {report.counts.failed} simulations failed for good, see above"
             )
@@ -108,17 +109,21 @@ def summary(report: ChunkReport) -> str:
     )
 
 
-def failure_text(report: ChunkReport, target: str) -> str:
-    """Return which simulations failed, why, and how to read their logs.
+def failure_text(
+    chunk: str, counts: Counts, failures: Sequence[SimulationInfo], target: str
+) -> str:
+    """Return which simulations of a chunk failed, why, and how to read their logs.
 
+    :param counts: the chunk's simulations by status.
+    :param failures: the first failed ones.
     :param target: the arguments with which ``ensemble`` finds them.
     """
-    failed = report.counts.failed
-    lines = [f"chunk {report.chunk}: {failed} of {report.counts.total} simulations failed for good"]
-    lines += [_failure_line(info) for info in report.failures]
-    if failed > len(report.failures):
-        lines.append(f"  … and {failed - len(report.failures)} more: `ensemble status {target}`")
-    example = report.failures[0].simulation.id if report.failures else "ID"
+    failed = counts.failed
+    lines = [f"chunk {chunk}: {failed} of {counts.total} simulations failed for good"]
+    lines += [_failure_line(info) for info in failures]
+    if failed > len(failures):
+        lines.append(f"  … and {failed - len(failures)} more: `ensemble status {target}`")
+    example = failures[0].simulation.id if failures else "ID"
     lines.append(f"read a log: ensemble logs {example} {target}")
     lines.append("run the failed ones again: clear this task")
     return "\n".join(lines)

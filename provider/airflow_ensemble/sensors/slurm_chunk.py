@@ -19,7 +19,8 @@ from airflow.sdk.exceptions import (
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
 from airflow_ensemble.engine.batch import reopen_chunk
-from airflow_ensemble.engine.control import Control, Ledger
+from airflow_ensemble.engine.control import Control
+from airflow_ensemble.engine.index.interface import ElementInfo
 from airflow_ensemble.hooks.ensemble import index_spec
 from airflow_ensemble.hooks.slurm import SlurmHook, SlurmSettings
 from airflow_ensemble.operators.base import (
@@ -35,7 +36,7 @@ from airflow_ensemble.slurm.cluster import Cluster
 from airflow_ensemble.slurm.decision import Over
 from airflow_ensemble.slurm.settling import Settled, cancel_chunk, settle
 from airflow_ensemble.slurm.states import End, Phase, View
-from airflow_ensemble.slurm.watch import ClusterWatch, News, Watched, watched_of
+from airflow_ensemble.slurm.watch import ClusterWatch, News, Watched
 from airflow_ensemble.triggers.slurm_chunk import TERMINAL, SlurmChunkTrigger
 
 #: Where a task keeps the end of its time for the try that it is in.
@@ -150,30 +151,61 @@ class SlurmChunkSensor(EnsembleOperator):
         """Return the id of the chunk that this task waits for."""
         return str(self.chunk["chunk"])
 
+    def _newest(self, control: Control) -> ElementInfo | None:
+        """Return the element that has the chunk's newest submission."""
+        submission = control.index.chunk(self.chunk_id).submission
+        found = control.index.elements(chunk=self.chunk_id)
+        return found[-1] if found and found[-1].submission == submission else None
+
+    def _watched(self, control: Control, element: ElementInfo) -> Watched:
+        return Watched.of(
+            element,
+            control,
+            queue_deadline=self.queue_deadline,
+            run_deadline=self.run_deadline,
+        )
+
+    def _end(self, control: Control, cluster: Cluster, end: End, detail: str) -> Settled:
+        """Settle the newest submission, whatever it does: what may live is cancelled."""
+        submission = control.index.chunk(self.chunk_id).submission
+        over = Over(end, detail, View(Phase.UNKNOWN), submission)
+        return settle(control, cluster, self.chunk_id, over)
+
     def _begin(self, context: Context) -> None:
         self._context = context
         self._stop = threading.Event()
 
     def _restart_if_cleared(self, control: Control, cluster: Cluster, context: Context) -> None:
         if was_cleared(context):
-            cancel_chunk(control, cluster, self.chunk_id)
+            newest = self._newest(control)
+            if newest is not None and newest.end is None:
+                self._end(control, cluster, End.CANCELLED, "its task was cleared")
             again = reopen_chunk(control, self.chunk_id)
             self.log.info("cleared: %d failed simulations run again", again)
         note_start(context)
 
-    def _attend(self, control: Control, cluster: Cluster, context: Context) -> None:
-        """Find the newest submission, and wait for it, judge it, or submit what it left."""
-        newest = watched_of(control, self.chunk_id, self.queue_deadline, self.run_deadline)
-        if newest is None:
-            self._submit_again(control, cluster, context)
+    def _attend(
+        self, control: Control, cluster: Cluster, context: Context, *, first: bool = True
+    ) -> None:
+        """Find the newest submission, and wait for it, judge it, or submit what it left.
+
+        :param first: whether this try has submitted nothing itself yet.
+        """
+        newest = self._newest(control)
+        if newest is None or newest.job.job_id is None or newest.end is not None:
+            if first and control.index.chunk(self.chunk_id).unfinished:
+                self._submit_again(control, cluster, context)
+            else:
+                self._finish(self._end(control, cluster, End.COMPLETED, "it has ended before"))
             return
-        news = self._look(control, cluster, newest)
+        watched = self._watched(control, newest)
+        news = self._look(control, cluster, watched)
         if news.over is None:
-            self._wait(control, cluster, context, newest)
+            self._wait(control, cluster, context, watched)
             return
         self._log_tail(news.log_tail)
         settled = settle(control, cluster, self.chunk_id, news.over)
-        if settled.next == "retry":  # this is the try that does it
+        if first and settled.next == "retry":  # this is the try that does it
             self.log.warning("%s", settled.message)
             self._submit_again(control, cluster, context)
         else:
@@ -214,7 +246,7 @@ class SlurmChunkSensor(EnsembleOperator):
     def _submit_again(self, control: Control, cluster: Cluster, context: Context) -> None:
         job = resubmit(control, cluster, self.chunk_id)
         self.log.info("submitted what is unfinished as job %s (%s)", job.job_id, job.name)
-        self._attend(control, cluster, context)
+        self._attend(control, cluster, context, first=False)
 
     # --- waiting ----------------------------------------------------------------------------------
 
@@ -251,7 +283,7 @@ class SlurmChunkSensor(EnsembleOperator):
         deadline = self._deadline(context) or float("inf")
         watch, last = ClusterWatch(cluster.client), ""
         while True:
-            (news,) = watch.look([watched], lambda _: _ledger(control)).values()
+            (news,) = watch.look([watched], lambda _: control).values()
             if news.text != last:
                 last = news.text
                 self.log.info("%s", last)
@@ -267,17 +299,16 @@ class SlurmChunkSensor(EnsembleOperator):
 
     def _look(self, control: Control, cluster: Cluster, watched: Watched) -> News:
         watch = ClusterWatch(cluster.client)
-        (news,) = watch.look([watched], lambda _: _ledger(control)).values()
+        (news,) = watch.look([watched], lambda _: control).values()
         self.log.info("%s", news.text)
         return news
 
     def _show(self, context: Context, watched: Watched, settings: SlurmSettings) -> None:
         """Leave for people where the job is and what it writes."""
-        job = watched.job
         ti = context["ti"]
-        ti.xcom_push(JOB_ID, f"{job.job_id}_{watched.element}")
-        ti.xcom_push(LOG, f"{job.folder}/logs/{watched.element}.log")
-        self.job_page = job_page(settings.job_url, f"{job.job_id}_{watched.element}")
+        ti.xcom_push(JOB_ID, watched.id)
+        ti.xcom_push(LOG, watched.log)
+        self.job_page = job_page(settings.job_url, watched.id)
 
     def _log_tail(self, tail: str) -> None:
         if tail:
@@ -299,13 +330,14 @@ class SlurmChunkSensor(EnsembleOperator):
         if self.execution_timeout is None:
             return None
         known = context["task_state_store"].get(DEADLINE)
-        return float(known["at"]) if isinstance(known, dict) else None
+        return float(str(known["at"])) if isinstance(known, dict) else None
 
     def _time_out(self, control: Control, cluster: Cluster) -> NoReturn:
         """Cancel the element and fail this try; the next one submits what is unfinished."""
         text = f"the task's execution_timeout of {self.execution_timeout} has passed"
-        over = Over(End.RUN_DEADLINE, text, View(Phase.UNKNOWN))
-        settle(control, cluster, self.chunk_id, over)
+        settled = self._end(control, cluster, End.RUN_DEADLINE, text)
+        if settled.next == "give-up":
+            raise AirflowFailException(settled.message)
         raise AirflowTaskTimeout(f"chunk {self.chunk_id}: {text}; its element was cancelled")
 
     def _mend_crash(self, context: Context, error: TaskDeferralError) -> NoReturn:
@@ -325,7 +357,3 @@ class SlurmChunkSensor(EnsembleOperator):
         if set((states.get(ti.run_id) or {}).values()) & TERMINAL:
             with self.open_on_cluster() as (control, cluster):
                 cancel_chunk(control, cluster, self.chunk_id)
-
-
-def _ledger(control: Control) -> Ledger:
-    return control

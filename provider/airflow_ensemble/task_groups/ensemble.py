@@ -15,11 +15,20 @@ from airflow_ensemble.task_groups.local import Local
 class Backend(Protocol):
     """Where chunks run: adds the tasks between registration and collection."""
 
+    @property
+    def collect_operator(self) -> type[CollectOperator]:
+        """Return what collects the products."""
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Return further arguments of every ensemble operator of the group."""
+
     def add_tasks(self, registration: Any, common: Mapping[str, Any]) -> Any:
         """Add the backend's tasks to the current task group.
 
         :param registration: the output of the registering task.
-        :param common: what every ensemble operator is given: ensemble, overrides, simulations.
+        :param common: what every ensemble operator is given: ensemble, overrides, simulations, and
+            the backend's options.
         :return: the last of its tasks.
         """
 
@@ -60,16 +69,18 @@ class EnsembleTaskGroup(TaskGroup):
         **options: Any,
     ) -> None:
         super().__init__(group_id=group_id, **options)
+        backend = backend or Local()
         common: dict[str, Any] = {
             "ensemble": ensemble,
             "overrides": overrides,
             "simulations": simulations,
             "render_template_as_native_obj": True,
+            **backend.options,
         }
         with self:
             register = RegisterSimulationsOperator(task_id="register", **common)
-            last = (backend or Local()).add_tasks(register.output, common)
-            collect = CollectOperator(
+            last = backend.add_tasks(register.output, common)
+            collect = backend.collect_operator(
                 task_id="collect",
                 registration=register.output,
                 asset=asset or group_id,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from airflow_ensemble.operators.collect import CollectOperator
 from airflow_ensemble.operators.dispatch import DispatchOperator
 from airflow_ensemble.operators.run_chunk import RunChunkOperator
 
@@ -24,6 +25,16 @@ class Local:
     n_workers: int | str | None = None
     cpus: int | None = None
     task_options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def collect_operator(self) -> type[CollectOperator]:
+        """Return what collects the products."""
+        return CollectOperator
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Return what every operator of the group is given: nothing."""
+        return {}
 
     def add_tasks(self, registration: Any, common: Mapping[str, Any]) -> Any:
         """Add a dispatching task, and a mapped one that runs the chunks; return the latter."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from airflow_ensemble.operators.collect import CollectOperator
+from airflow_ensemble.operators.slurm_collect import SlurmCollectOperator
 from airflow_ensemble.operators.slurm_submit import SlurmSubmitOperator
 from airflow_ensemble.sensors.slurm_chunk import SlurmChunkSensor
 
@@ -31,6 +33,11 @@ class Slurm:
     run_deadline: float | None = None
     deferrable: bool = True
     task_options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def collect_operator(self) -> type[CollectOperator]:
+        """Return what collects the products."""
+        return SlurmCollectOperator
 
     @property
     def options(self) -> Mapping[str, Any]:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 from airflow_ensemble.engine.control import Ledger
@@ -199,15 +200,15 @@ class ClusterPoller:
     # --- in the thread ----------------------------------------------------------------------------
 
     def _work(self) -> None:
-        desk: _Desk | None = None
+        desk = _Desk(self._settings, self._make_watch)
         try:
             while self._wait_until_due():
-                if desk is None or desk.settings is not self._settings:
-                    _close(desk)
+                if desk.settings is not self._settings:
+                    desk.close()
                     desk = _Desk(self._settings, self._make_watch)
                 self._turn(desk)
         finally:
-            _close(desk)
+            desk.close()
 
     def _wait_until_due(self) -> bool:
         """Wait for the next poll; return whether there is one, else the thread is to end."""
@@ -277,23 +278,34 @@ class _Desk:
 
     def __init__(self, settings: SlurmSettings, watch: Callable[[Cluster], Watch]) -> None:
         self.settings = settings
-        self.cluster = settings.cluster()
-        self._watch = watch(self.cluster)
+        self._make_watch = watch
         self._indexes: dict[str, OutputIndex] = {}
         self._ledgers: dict[LedgerAddress, Ledger] = {}
+        self._troubles: dict[LedgerAddress, Trouble] = {}
         self._seen: dict[str, tuple[str, int | None]] = {}
+
+    @cached_property
+    def cluster(self) -> Cluster:
+        """Return the cluster, which is connected when it is first asked."""
+        return self.settings.cluster()
+
+    @cached_property
+    def _watch(self) -> Watch:
+        return self._make_watch(self.cluster)
 
     def look(self, subscriptions: Sequence[Subscription]) -> bool:
         """Poll once and tell everybody; return whether anything has changed."""
         addresses = {s.watched.key: s.address for s in subscriptions}
         self._close_others(set(addresses.values()))
+        self._troubles.clear()
         news = self._watch.look(
             [s.watched for s in {s.watched.key: s for s in subscriptions}.values()],
-            lambda watched: self._ledger(addresses[watched.key]),
+            lambda watched: self._ledger(addresses[watched.key]) if watched.chunk else None,
         )
         for subscription in subscriptions:
-            if (item := news.get(subscription.watched.key)) is not None:
-                _tell([subscription], item)
+            for item in (self._troubles.get(subscription.address), news[subscription.watched.key]):
+                if item is not None:
+                    subscription.listener(item)
         seen = {key: (item.text, item.unfinished) for key, item in news.items()}
         changed = seen != self._seen
         self._seen = seen
@@ -303,11 +315,17 @@ class _Desk:
         """Close everything."""
         for index in self._indexes.values():
             index.close()
-        self.cluster.client.runner.close()
+        if "cluster" in self.__dict__:
+            self.cluster.client.runner.close()
 
     def _ledger(self, address: LedgerAddress) -> Ledger | None:
+        """Return an open ledger; None, for now, when it cannot be opened."""
         if address not in self._ledgers:
-            self._ledgers[address] = self._open(address)
+            try:
+                self._ledgers[address] = self._open(address)
+            except EnsembleError as error:
+                self._troubles[address] = Trouble(f"results cannot be entered: {error}")
+                return None
         return self._ledgers[address]
 
     def _open(self, address: LedgerAddress) -> Ledger:
@@ -328,11 +346,6 @@ class _Desk:
             del self._ledgers[address]
         for location in self._indexes.keys() - {address.index for address in needed}:
             self._indexes.pop(location).close()
-
-
-def _close(desk: _Desk | None) -> None:
-    if desk is not None:
-        desk.close()
 
 
 def _tell(subscriptions: Sequence[Subscription], news: News | Trouble) -> None:

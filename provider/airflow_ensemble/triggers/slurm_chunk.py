@@ -61,7 +61,7 @@ class SlurmChunkTrigger(BaseTrigger):
         deferred_at: float,
         deadline: float | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.watched = dict(watched)
         self.slurm_conn_id = slurm_conn_id
         self.index = index
@@ -97,7 +97,7 @@ class SlurmChunkTrigger(BaseTrigger):
             event = await self._await_end(heard)
         # A clock that differs from the worker's must not keep us waiting.
         await asyncio.sleep(FIRST_EVENT + min(self.deferred_at, started) - time.time())
-        yield TriggerEvent(event)
+        yield TriggerEvent(event)  # type: ignore[no-untyped-call]
 
     async def on_kill(self) -> None:
         """Cancel the element, if a person has ended this task.
@@ -114,16 +114,16 @@ class SlurmChunkTrigger(BaseTrigger):
         return poller_of(await SlurmHook.aget_settings(self.slurm_conn_id))
 
     async def _await_end(self, heard: asyncio.Queue[News | Trouble]) -> dict[str, Any]:
-        last = ""
+        last: dict[type, str] = {}
         while True:
             left = None if self.deadline is None else self.deadline - time.time()
             try:
                 news = await asyncio.wait_for(heard.get(), left)
             except asyncio.TimeoutError:
                 return {"status": "timeout"}
-            if news.text and news.text != last:
-                last = news.text
-                self.log.info("%s", last)
+            if news.text and news.text != last.get(type(news)):
+                last[type(news)] = news.text
+                self.log.info("%s", news.text)
             if isinstance(news, Trouble):
                 await self._face(news)
             elif news.over is not None:
@@ -146,9 +146,8 @@ class SlurmChunkTrigger(BaseTrigger):
             return
         watched = Watched.from_dict(self.watched)
         if watched.job.job_id is not None:
-            element = f"{watched.job.job_id}_{watched.element}"
-            self.log.info("the task is %s: cancelling element %s", state, element)
-            (await self._poller()).cancel(element)
+            self.log.info("the task is %s: cancelling element %s", state, watched.id)
+            (await self._poller()).cancel(watched.id)
 
     async def _task_state(self) -> str | None:
         """Return the state of this trigger's own task instance; None when it is gone."""
