@@ -325,8 +325,8 @@ def test_a_closed_pipe_is_no_error(tmp_path):
     assert err == ""
 
 
-@pytest.mark.parametrize("backend", ["slurm", "kubernetes"])
-def test_backends_of_later_versions_are_refused_clearly(tmp_path, cli, backend):
+def test_backends_of_later_versions_are_refused_clearly(tmp_path, cli):
+    backend = "kubernetes"
     file = write_ensemble(tmp_path, ROWS)
     before = picture(tmp_path)
 

@@ -34,6 +34,7 @@ SCHEMA = {
     "eta": (float, type(None)),
     "over": bool,
     "earlier_settings": list,
+    "slurm": (dict, type(None)),
 }
 
 

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +50,8 @@ def check_ensemble(ensemble: Ensemble) -> Iterator[Finding]:
         yield _look("arguments", lambda: _check_arguments(ensemble))
     yield _look("output", lambda: _check_output(ensemble))
     yield _look("index", lambda: _check_index(ensemble))
+    if ensemble.execution.get("backend") == "slurm":
+        yield from _check_cluster(ensemble)
 
 
 def refuse_unusable_model(ensemble: Ensemble) -> None:
@@ -104,7 +106,8 @@ def model_problems(ensemble: Ensemble, *, ask_model: bool) -> list[str]:
     :param ask_model: whether the model's own ``check`` shall look at all simulations.
     """
     settings, recipe = ensemble.settings, ensemble.recipe()
-    if settings.command:
+    is_on_cluster = ensemble.execution.get("backend") == "slurm"
+    if settings.command and not is_on_cluster:
         from airflow_ensemble.engine.command import load_command
 
         try:
@@ -114,13 +117,21 @@ def model_problems(ensemble: Ensemble, *, ask_model: bool) -> list[str]:
         return []
     header = {"settings": settings.as_dict(), "code": list(recipe.code), "hook": ask_model}
     simulations = ensemble.read_simulations() if ask_model else iter(())
-    return _ask_interpreter(
-        str(ensemble.execution.get("python") or sys.executable), header, simulations
-    )
+    if is_on_cluster:
+        from airflow_ensemble.cli.slurm.checking import interpreter, model_check_command
+
+        with model_check_command(ensemble) as command:
+            return _ask_interpreter(interpreter(ensemble), command, header, simulations)
+    python = str(ensemble.execution.get("python") or sys.executable)
+    command = [python, "-m", "airflow_ensemble.cli.model_check"]
+    return _ask_interpreter(python, command, header, simulations)
 
 
 def _ask_interpreter(
-    interpreter: str, header: dict[str, object], simulations: Iterable[Simulation]
+    interpreter: str,
+    command: Sequence[str],
+    header: dict[str, object],
+    simulations: Iterable[Simulation],
 ) -> list[str]:
     with tempfile.TemporaryFile("w+", encoding="utf-8") as question:
         question.write(json.dumps(header) + "\n")
@@ -128,7 +139,7 @@ def _ask_interpreter(
         question.seek(0)
         try:
             done = subprocess.run(
-                [interpreter, "-m", "airflow_ensemble.cli.model_check"],
+                command,
                 stdin=question,
                 capture_output=True,
                 text=True,
@@ -240,6 +251,25 @@ def _check_index(ensemble: Ensemble) -> Finding:
         return Finding("index", f"{location} does not exist yet; `ensemble run` makes it")
     registered = "these settings are registered" if known else "these settings are new"
     return Finding("index", f"{location}: {registered}")
+
+
+def _check_cluster(ensemble: Ensemble) -> Iterator[Finding]:
+    from airflow_ensemble.cli.slurm import checking
+    from airflow_ensemble.cli.slurm.place import open_cluster
+
+    cluster, python = open_cluster(ensemble), checking.interpreter(ensemble)
+    slurm = _look(
+        "slurm", lambda: Finding("slurm", checking.describe_site(cluster.client.site(python)))
+    )
+    yield slurm
+    if not slurm.problems:
+        judged = _look(
+            "options", lambda: Finding("options", checking.judge_options(ensemble, cluster))
+        )
+        yield judged
+    yield _look(
+        "python", lambda: Finding("python", f"{python} is {checking.find_python(ensemble)}")
+    )
 
 
 def _without_password(location: str) -> str:

@@ -85,3 +85,14 @@ def positive(text: str) -> int:
 
 
 positive.__name__ = "whole number"
+
+
+def seconds(text: str) -> float:
+    """Read a number of seconds of at least 0.1, for ``type=`` of an argument."""
+    number = float(text)
+    if not 0.1 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not at least 0.1")
+    return number
+
+
+seconds.__name__ = "number of seconds"

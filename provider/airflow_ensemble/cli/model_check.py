@@ -1,4 +1,4 @@
-"""Loads a Python model in the interpreter that will run it: ``python -m …cli.model_check``.
+"""Loads a model in the interpreter that will run it: ``python -m …cli.model_check``.
 
 Reads JSON Lines on standard input: first ``{"settings": …, "code": […]}``, then, where the model's
 own ``check`` is asked for, one record for each simulation. Answers with one JSON line:
@@ -27,6 +27,8 @@ def find_problems(lines: TextIO) -> list[str]:
         load_model(settings, header["code"])
     except ModelError as error:
         return [str(error)]
+    if settings.command:
+        return []
     check = getattr(load_function(str(settings.model)), "check", None)
     if check is None or not header["hook"]:
         return []

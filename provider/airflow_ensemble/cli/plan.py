@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from airflow_ensemble.engine.errors import IndexMissing
+from airflow_ensemble.engine.errors import IndexMissing, UsageError
 
 if TYPE_CHECKING:
     from airflow_ensemble.engine.ensemble import Ensemble
     from airflow_ensemble.engine.index.interface import EnsembleKey, OutputIndex, SimulationInfo
     from airflow_ensemble.engine.simulation import Simulation
 
+#: Ids that a dry run lists unless asked for all.
+LISTED = 20
 #: Rows of the table that are looked up in the index at once.
 LOOK_UP = 500
 
@@ -30,6 +34,7 @@ class Plan:
     :param again: complete or failed ones that ``--no-skip`` or ``--replace`` runs again.
     :param to_run: ids that would be dispatched, in order.
     :param changed: known ids whose parameters have changed.
+    :param classes: how many of ``to_run`` are of each resource class.
     """
 
     total: int = 0
@@ -40,6 +45,7 @@ class Plan:
     again: int = 0
     to_run: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
+    classes: Counter[str] = field(default_factory=Counter)
 
 
 def open_existing_index(ensemble: Ensemble) -> OutputIndex | None:
@@ -60,6 +66,41 @@ def find_key(index: OutputIndex, ensemble: Ensemble) -> EnsembleKey | None:
     settings_hash = ensemble.settings.hash
     keys = index.ensembles(ensemble.name)
     return next((key for key in keys if key.settings_hash == settings_hash), None)
+
+
+def plan_run(ensemble: Ensemble, args: Namespace) -> Plan:
+    """Return what ``ensemble run`` with these arguments would do.
+
+    :raises UsageError: on anything that it would refuse.
+    """
+    from airflow_ensemble.cli.checking import refuse_forgotten_outcomes
+
+    index = open_existing_index(ensemble)
+    try:
+        key = find_key(index, ensemble) if index else None
+        if key is None:
+            refuse_forgotten_outcomes(ensemble)
+        plan = make_plan(
+            ensemble.read_simulations(args.first),
+            index,
+            key,
+            skip_existing=ensemble.skip_existing and not args.no_skip,
+            replace=args.replace,
+        )
+    finally:
+        if index:
+            index.close()
+    if plan.changed and not args.replace:
+        raise UsageError(
+            f"the parameters of {', '.join(plan.changed[:5])} differ from those they were "
+            "registered with: give changed simulations new ids, or use --replace"
+        )
+    return plan
+
+
+def listed(args: Namespace) -> int | None:
+    """Return how many ids a dry run lists; None is all."""
+    return None if args.verbose else LISTED
 
 
 def make_plan(
@@ -96,7 +137,7 @@ def _place(
     plan.total += 1
     if known is None:
         plan.new += 1
-        plan.to_run.append(simulation.id)
+        _run(plan, simulation)
         return
     changed = known.simulation.digest != simulation.digest
     if changed:
@@ -104,14 +145,19 @@ def _place(
     if known.status in OWNED:
         plan.elsewhere += 1
     elif known.status not in TERMINAL:
-        plan.to_run.append(simulation.id)
+        _run(plan, simulation)
     elif not skip_existing or (changed and replace):
         plan.again += 1
-        plan.to_run.append(simulation.id)
+        _run(plan, simulation)
     elif known.status is Status.COMPLETE:
         plan.complete += 1
     else:
         plan.failed += 1
+
+
+def _run(plan: Plan, simulation: Simulation) -> None:
+    plan.to_run.append(simulation.id)
+    plan.classes[simulation.resources.resource_class] += 1
 
 
 def _look_up(
@@ -129,15 +175,15 @@ def _blocks(simulations: Iterator[Simulation], size: int) -> Iterator[list[Simul
         yield block
 
 
-def render_plan(plan: Plan, processes: int, show: int | None) -> str:
+def render_plan(plan: Plan, where: str, show: int | None) -> str:
     """Return a plan as text.
 
-    :param processes: how many simulations run at once.
+    :param where: how they would run, such as ``up to 4 at once``.
     :param show: ids that are listed at most; None lists all.
     """
     lines = [
         f"would run {len(plan.to_run):,} of {plan.total:,} simulations, "
-        f"up to {processes} at once: {plan.new:,} new, {plan.again:,} again, "
+        f"{where}: {plan.new:,} new, {plan.again:,} again, "
         f"{len(plan.to_run) - plan.new - plan.again:,} pending"
     ]
     skipped = (

@@ -45,6 +45,7 @@ def register_batch(
 
     :raises UsageError: on anything wrong with it; nothing is changed then.
     """
+    from airflow_ensemble.cli.slurm.place import make_settlers
     from airflow_ensemble.engine.batch import register
 
     changes = changed_settings(control.index, control.recipe)
@@ -54,6 +55,7 @@ def register_batch(
         skip_existing=False if args.no_skip else None,
         replace=args.replace,
         first=args.first,
+        settlers=make_settlers(control.ensemble),
     )
     for change in changes:
         console.note(f"changed: {change}")

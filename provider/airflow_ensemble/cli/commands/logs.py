@@ -7,6 +7,7 @@ from argparse import ArgumentParser, Namespace
 from airflow_ensemble.cli.command import Command, add_file_option
 from airflow_ensemble.cli.console import Console
 from airflow_ensemble.cli.opening import opened
+from airflow_ensemble.cli.slurm.whereabouts import find_whereabouts
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
@@ -18,6 +19,10 @@ def _run(args: Namespace, console: Console) -> int:
     from airflow_ensemble.engine.upkeep import read_log
 
     with opened(args) as control:
+        info = control.index.simulation(control.key, args.id)
+        where = find_whereabouts(control.index, info.chunk if info else None)
+        if where is not None:
+            console.note(f"Slurm element {where.title}; what it printed: {where.log}")
         console.say(read_log(control, args.id).rstrip("\n"))
     return 0
 

@@ -13,6 +13,7 @@ from airflow_ensemble.cli.command import (
 )
 from airflow_ensemble.cli.console import Console
 from airflow_ensemble.cli.opening import check_ids, file_option, opened
+from airflow_ensemble.cli.slurm.place import make_reach, make_settlers
 from airflow_ensemble.cli.text import format_count, render_table
 from airflow_ensemble.engine.errors import UsageError
 
@@ -88,7 +89,7 @@ def _cancel(args: Namespace, console: Console) -> int:
     _require_one(args.ids, args.all)
     with opened(args) as control:
         check_ids(control, args.ids)
-        cancelled = cancel(control, Scope(ids=args.ids or None))
+        cancelled = cancel(control, Scope(ids=args.ids or None), make_reach(control))
     if not cancelled:
         console.note("nothing to cancel: none of them is unfinished")
         return 0
@@ -117,7 +118,7 @@ def _reconcile(args: Namespace, console: Console) -> int:
 
     with opened(args) as control:
         counted = ingest(control)
-        settled = reconcile(control, force=args.force)
+        settled = reconcile(control, force=args.force, settlers=make_settlers(control.ensemble))
         expired = control.index.expire()
     if counted:
         console.say(f"{format_count(counted, 'finished attempt')} read from segments")

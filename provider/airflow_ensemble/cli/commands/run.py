@@ -1,4 +1,4 @@
-"""``ensemble run``: register, dispatch and run all that is missing, on this machine."""
+"""``ensemble run``: register, dispatch and run all that is missing."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING
 
-from airflow_ensemble.cli.command import Command, add_file_argument, positive
+from airflow_ensemble.cli.command import Command, add_file_argument, positive, seconds
 from airflow_ensemble.cli.console import Console
 from airflow_ensemble.cli.opening import file_option, load_ensemble
-from airflow_ensemble.cli.plan import find_key, make_plan, open_existing_index, render_plan
+from airflow_ensemble.cli.others import WAIT_INTERVAL, wait_for_others
+from airflow_ensemble.cli.plan import listed, plan_run, render_plan
 from airflow_ensemble.cli.progress import Progress, make_progress
 from airflow_ensemble.cli.registering import add_register_options, new_batch_key, register_batch
+from airflow_ensemble.cli.slurm.place import make_settlers
 from airflow_ensemble.cli.stopping import stop_on_signals
 from airflow_ensemble.cli.summary import summarise
 from airflow_ensemble.engine.errors import Interrupted, UsageError
@@ -25,11 +27,6 @@ if TYPE_CHECKING:
     from airflow_ensemble.engine.control import Control
     from airflow_ensemble.engine.ensemble import Ensemble
     from airflow_ensemble.engine.index.interface import ChunkInfo, Counts, Registration
-
-#: Seconds between two looks at simulations that another run owns.
-WAIT_INTERVAL = 2.0
-#: Ids that a dry run lists unless asked for all.
-LISTED = 20
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
@@ -41,21 +38,41 @@ def _add_arguments(parser: ArgumentParser) -> None:
     )
     add_register_options(parser)
     parser.add_argument(
-        "--wait", action="store_true", help="wait also for simulations that another run owns"
+        "--wait",
+        action="store_true",
+        help="wait also for simulations that another run owns; with the backend slurm, wait for "
+        "the array jobs, which else go on without this command",
     )
-    parser.add_argument("--backend", metavar="B", help="where to run: local")
     parser.add_argument(
-        "--n-workers", type=positive, metavar="N", help="simulations at once (default: all CPUs)"
+        "--poll",
+        type=seconds,
+        default=WAIT_INTERVAL,
+        metavar="SECONDS",
+        help=f"time between two looks while waiting (default: {WAIT_INTERVAL:g})",
+    )
+    parser.add_argument("--backend", metavar="B", help="where to run: local or slurm")
+    parser.add_argument(
+        "--n-workers",
+        type=positive,
+        metavar="N",
+        help="simulations at once (default: all CPUs); with the backend slurm, array elements",
     )
     add_file_argument(parser)
 
 
 def _run(args: Namespace, console: Console) -> int:
     ensemble = load_ensemble(args)
-    _refuse_other_backends(ensemble.execution.get("backend", "local"))
+    backend = ensemble.execution.get("backend", "local")
+    if backend == "slurm":
+        from airflow_ensemble.cli.slurm import running
+
+        return (running.dry_run if args.dry_run else running.run)(ensemble, args, console)
+    _refuse_other_backends(backend)
     processes = count_processes(ensemble)
     if args.dry_run:
-        return _dry_run(ensemble, args, console, processes)
+        plan = plan_run(ensemble, args)
+        console.say(render_plan(plan, f"up to {processes} at once", listed(args)))
+        return 0
     from airflow_ensemble.cli.checking import refuse_bad_start, refuse_unusable_model
     from airflow_ensemble.engine.control import open_control
 
@@ -69,7 +86,7 @@ def _refuse_other_backends(backend: str) -> None:
     if backend != "local":
         raise UsageError(
             f"backend {backend!r} is not in this version: `ensemble run --backend local` runs on "
-            "this machine"
+            "this machine, `--backend slurm` on the cluster whose login node this is"
         )
 
 
@@ -77,33 +94,6 @@ def count_processes(ensemble: Ensemble) -> int:
     """Return how many simulations run at once: ``execution.n_workers``, else the usable CPUs."""
     given = ensemble.execution.get("n_workers")
     return int(given) if given else len(os.sched_getaffinity(0))
-
-
-def _dry_run(ensemble: Ensemble, args: Namespace, console: Console, processes: int) -> int:
-    from airflow_ensemble.cli.checking import refuse_forgotten_outcomes
-
-    index = open_existing_index(ensemble)
-    try:
-        key = find_key(index, ensemble) if index else None
-        if key is None:
-            refuse_forgotten_outcomes(ensemble)
-        plan = make_plan(
-            ensemble.read_simulations(args.first),
-            index,
-            key,
-            skip_existing=ensemble.skip_existing and not args.no_skip,
-            replace=args.replace,
-        )
-    finally:
-        if index:
-            index.close()
-    if plan.changed and not args.replace:
-        raise UsageError(
-            f"the parameters of {', '.join(plan.changed[:5])} differ from those they were "
-            "registered with: give changed simulations new ids, or use --replace"
-        )
-    console.say(render_plan(plan, processes, None if args.verbose else LISTED))
-    return 0
 
 
 @dataclass
@@ -134,7 +124,7 @@ class _BatchRun:
                 registration = register_batch(self.control, self.args, self.console, batch_key)
                 self._run_chunks(registration)
         except Interrupted as error:
-            reconcile(self.control)
+            reconcile(self.control, settlers=make_settlers(self.control.ensemble))
             raise Interrupted(f"{error}\n{self._how_to_go_on()}") from error
         seconds = time.monotonic() - started
         return summarise(self.control, self.console, registration, seconds, self.file_option)
@@ -156,22 +146,8 @@ class _BatchRun:
                     )
 
     def _wait_for_others(self) -> bool:
-        """Wait until nobody owns a simulation; return whether anybody did."""
-        from airflow_ensemble.engine.batch import reconcile
-        from airflow_ensemble.engine.ingest import ingest
-
-        waited = False
-        while True:
-            ingest(self.control)
-            reconcile(self.control)
-            counts = self.control.index.counts(self.control.key)
-            if not counts.dispatched + counts.running:
-                return waited
-            if not waited:
-                self.console.note("waiting for simulations that another run owns")
-            waited = True
-            if self.stop.wait(WAIT_INTERVAL):
-                raise Interrupted("stopped while waiting for another run")
+        settlers = make_settlers(self.control.ensemble)
+        return wait_for_others(self.control, self.console, self.stop, self.args.poll, settlers)
 
     def _how_to_go_on(self) -> str:
         if self.args.no_skip:
@@ -211,12 +187,13 @@ def add_counts(counts: Sequence[Counts]) -> Counts:
 
 COMMAND = Command(
     name="run",
-    summary="Run every simulation that is missing, on this machine, and wait for all of them.",
-    example="ensemble run --first 2\nensemble run --n-workers 8",
+    summary="Run every simulation that is missing: on this machine, or as array jobs of Slurm.",
+    example="ensemble run --first 2\nensemble run --n-workers 8\n"
+    "ensemble run --backend slurm --wait",
     add_arguments=_add_arguments,
     run=_run,
     exit_codes={
-        0: "all complete (or no more failed than max_failed allows)",
+        0: "all complete (or no more failed than max_failed allows); slurm, no --wait: submitted",
         1: "some failed, or are left to another run",
         2: "wrong input, nothing was changed",
         3: "interrupted: repeat the command to go on",

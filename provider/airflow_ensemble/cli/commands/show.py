@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from airflow_ensemble.cli.command import Command, add_file_option
 from airflow_ensemble.cli.console import Console
 from airflow_ensemble.cli.opening import opened, unknown_ids
+from airflow_ensemble.cli.slurm.whereabouts import Whereabouts, find_whereabouts
+from airflow_ensemble.cli.slurm.whereabouts import as_record as slurm_record
 from airflow_ensemble.cli.text import format_bytes, format_duration, render_fields, render_table
 
 if TYPE_CHECKING:
@@ -31,16 +33,28 @@ def _run(args: Namespace, console: Console) -> int:
             raise unknown_ids(control, [args.id])
         attempts = control.index.attempts(control.key, args.id)
         common = dict(control.recipe.settings.parameters)
+        where = find_whereabouts(control.index, info.chunk)
     if args.json:
-        console.say_json(as_record(info, attempts, common))
+        console.say_json(as_record(info, attempts, common, where))
     else:
-        console.say(render(info, attempts, common))
+        console.say(render(info, attempts, common, where))
     return 0
 
 
-def render(info: SimulationInfo, attempts: Sequence[AttemptInfo], common: dict[str, Any]) -> str:
-    """Return what is known of a simulation as text."""
-    parts = [render_fields(_fields(info, common))]
+def render(
+    info: SimulationInfo,
+    attempts: Sequence[AttemptInfo],
+    common: dict[str, Any],
+    where: Whereabouts | None = None,
+) -> str:
+    """Return what is known of a simulation as text.
+
+    :param info: the simulation.
+    :param attempts: its unsuccessful attempts.
+    :param common: parameters that all simulations share.
+    :param where: the array element that it belongs to, if any.
+    """
+    parts = [render_fields([*_fields(info, common), *_slurm_fields(where)])]
     if info.products:
         parts.append(_render_products(info.products))
     if attempts:
@@ -51,9 +65,12 @@ def render(info: SimulationInfo, attempts: Sequence[AttemptInfo], common: dict[s
 
 
 def as_record(
-    info: SimulationInfo, attempts: Sequence[AttemptInfo], common: dict[str, Any]
+    info: SimulationInfo,
+    attempts: Sequence[AttemptInfo],
+    common: dict[str, Any],
+    where: Whereabouts | None = None,
 ) -> dict[str, Any]:
-    """Return what is known of a simulation as JSON values."""
+    """Return what is known of a simulation as JSON values; parameters as for :func:`render`."""
     return {
         "id": info.simulation.id,
         "status": info.status.value,
@@ -75,6 +92,7 @@ def as_record(
         "batch": info.batch,
         "chunk": info.chunk,
         "worker": info.worker,
+        "slurm": slurm_record(where),
         "result_generation": info.result_generation,
         "products": [product.as_dict() for product in info.products],
         "attempts": [{**attempt.__dict__, "reason": attempt.reason.value} for attempt in attempts],
@@ -108,6 +126,12 @@ def _fields(info: SimulationInfo, common: dict[str, Any]) -> list[tuple[str, obj
         *own,
         *shared,
     ]
+
+
+def _slurm_fields(where: Whereabouts | None) -> list[tuple[str, object]]:
+    if where is None:
+        return []
+    return [("Slurm element", where.title), ("Slurm log", where.log)]
 
 
 def _render_needs(resources: Resources) -> str:

@@ -17,6 +17,14 @@ from airflow_ensemble.cli.console import Console
 from airflow_ensemble.cli.failures import FailureGroup, read_failures, render_failures
 from airflow_ensemble.cli.opening import file_option, load_ensemble, open_named_index
 from airflow_ensemble.cli.progress import Pace, make_progress
+from airflow_ensemble.cli.slurm.jobs import (
+    SlurmView,
+    read_slurm_view,
+    render_slurm_view,
+    summarise_slurm_view,
+)
+from airflow_ensemble.cli.slurm.jobs import as_record as slurm_record
+from airflow_ensemble.cli.slurm.place import make_settlers
 from airflow_ensemble.cli.stopping import stop_on_signals
 from airflow_ensemble.cli.text import format_duration, format_rate, render_table
 from airflow_ensemble.engine.errors import Interrupted, UsageError
@@ -29,6 +37,10 @@ if TYPE_CHECKING:
 FORMAT = 1
 #: Seconds between two looks of ``--watch``.
 WATCH_INTERVAL = 1.0
+#: The same while Slurm is asked each time, too.
+SLURM_WATCH_INTERVAL = 5.0
+#: The answer to Ctrl-C.
+STOPPING = "stopping to watch; once more to stop at once"
 COUNTED = ("total", "pending", "running", "complete", "empty", "failed")
 
 
@@ -43,6 +55,7 @@ class Report:
     :param rate: simulations that end per second; None if nothing runs.
     :param failures: failed ones by reason.
     :param earlier: the counts of each earlier settings hash, newest first.
+    :param slurm: Slurm's view of the open array jobs; None when there are none.
     """
 
     key: EnsembleKey
@@ -52,6 +65,7 @@ class Report:
     rate: float | None
     failures: Sequence[FailureGroup] = ()
     earlier: Sequence[tuple[str, Counts]] = field(default_factory=tuple)
+    slurm: SlurmView | None = None
 
     @property
     def eta(self) -> float | None:
@@ -133,6 +147,7 @@ class _Source:
                 for other in self.index.ensembles(self.key.name)
                 if other.settings_hash != self.key.settings_hash
             ],
+            slurm=read_slurm_view(self.index, self.key),
         )
 
     def write(self, report: Report) -> None:
@@ -155,7 +170,7 @@ class _Source:
         if self.control is None:
             raise UsageError("--refresh needs the ensemble file: segments lie below its output")
         ingest(self.control)
-        reconcile(self.control)
+        reconcile(self.control, settlers=make_settlers(self.control.ensemble))
         self.index.expire()
 
 
@@ -187,15 +202,16 @@ def measure_rate(index: OutputIndex, key: EnsembleKey, now: float) -> float | No
 
 def _watch(source: _Source, args: Namespace, console: Console) -> Report:
     pace = Pace()
-    with stop_on_signals(console) as stop, make_progress(console.quiet) as progress:
+    with stop_on_signals(console, STOPPING) as stop, make_progress(console.quiet) as progress:
         while True:
             report = source.look(refresh=args.refresh or source.control is not None, pace=pace)
+            progress.remark = summarise_slurm_view(report.slurm)
             progress.update(report.counts)
             if args.write:
                 source.write(report)
             if not report.counts.unfinished:
                 return report
-            if stop.wait(WATCH_INTERVAL):
+            if stop.wait(SLURM_WATCH_INTERVAL if report.slurm else WATCH_INTERVAL):
                 raise Interrupted("stopped watching; the simulations are not touched by that")
 
 
@@ -227,6 +243,7 @@ def as_record(report: Report) -> dict[str, Any]:
             {"settings_hash": settings_hash, "counts": count_record(earlier)}
             for settings_hash, earlier in report.earlier
         ],
+        "slurm": slurm_record(report.slurm),
     }
 
 
@@ -258,6 +275,8 @@ def render(report: Report, console: Console, file_option: str = "") -> str:
     if report.rate and report.counts.unfinished:
         eta = f", done in about {format_duration(report.eta)}" if report.eta else ""
         parts.append(f"{format_rate(report.rate)}{eta}")
+    if report.slurm is not None:
+        parts.append(render_slurm_view(report.slurm))
     failures = render_failures(report.failures, file_option)
     if failures:
         parts.append(failures)

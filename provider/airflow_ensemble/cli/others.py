@@ -1,0 +1,50 @@
+"""Waiting for what other runs own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from airflow_ensemble.cli.console import Console
+from airflow_ensemble.engine.errors import Interrupted
+
+if TYPE_CHECKING:
+    from airflow_ensemble.engine.batch import Settler
+    from airflow_ensemble.engine.control import Control
+
+#: Seconds between two looks at simulations that another run owns.
+WAIT_INTERVAL = 2.0
+
+
+def wait_for_others(
+    control: Control,
+    console: Console,
+    stop: threading.Event,
+    interval: float = WAIT_INTERVAL,
+    settlers: Mapping[str, Settler] | None = None,
+) -> bool:
+    """Wait until nobody owns a simulation of the ensemble; return whether anybody did.
+
+    :param control: the opened ensemble.
+    :param console: where to say that it waits.
+    :param stop: set it to stop waiting.
+    :param interval: seconds between two looks.
+    :param settlers: settle what dead runs left on clusters, by backend.
+    :raises Interrupted: when stopped.
+    """
+    from airflow_ensemble.engine.batch import reconcile
+    from airflow_ensemble.engine.ingest import ingest
+
+    waited = False
+    while True:
+        ingest(control)
+        reconcile(control, settlers=settlers or {})
+        counts = control.index.counts(control.key)
+        if not counts.dispatched + counts.running:
+            return waited
+        if not waited:
+            console.note("waiting for simulations that another run owns")
+        waited = True
+        if stop.wait(interval):
+            raise Interrupted("stopped while waiting for another run")

@@ -1,0 +1,179 @@
+"""Waiting on a login node for array jobs: look, settle what ended, submit again what is left."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from airflow_ensemble.cli.slurm.jobs import count_words
+from airflow_ensemble.engine.errors import EnsembleError, Interrupted, ModelError
+
+if TYPE_CHECKING:
+    from airflow_ensemble.cli.progress import Progress
+    from airflow_ensemble.engine.control import Control
+    from airflow_ensemble.engine.index.interface import ElementInfo, Scope
+    from airflow_ensemble.slurm.cluster import Cluster
+    from airflow_ensemble.slurm.decision import Over
+    from airflow_ensemble.slurm.settling import Settled
+    from airflow_ensemble.slurm.watch import ClusterWatch, News, Watched
+
+log = logging.getLogger(__name__)
+
+#: Submissions of one chunk in a row that finish nothing, after which it is given up.
+MAX_FRUITLESS = 3
+#: What the waiting ends with when it is asked to stop.
+DETACHED = "detached: the array jobs go on without this command"
+
+
+@dataclass
+class _Chunk:
+    """A chunk that is waited for.
+
+    :param id: its id.
+    :param unfinished: its simulations that were not terminal when it was last settled.
+    :param element: its newest submission; None while it has to be submitted.
+    :param ended: whether an earlier submission of it has ended here.
+    :param fruitless: submissions in a row that finished nothing.
+    """
+
+    id: str
+    unfinished: int
+    element: ElementInfo | None = None
+    ended: bool = False
+    fruitless: int = 0
+
+
+@dataclass
+class ArrayWait:
+    """Follows batches of array jobs until nothing of them is left to wait for.
+
+    :param control: the opened ensemble.
+    :param cluster: where the jobs are.
+    :param scope: the simulations whose counts are shown.
+    :param progress: shows them.
+    :param stop: set it to detach.
+    :param poll: seconds between two looks.
+    """
+
+    control: Control
+    cluster: Cluster
+    scope: Scope
+    progress: Progress
+    stop: threading.Event
+    poll: float
+    _chunks: dict[str, _Chunk] = field(default_factory=dict)
+    _given_up: dict[str, str] = field(default_factory=dict)
+    _unusable: list[str] = field(default_factory=list)
+
+    def follow(self, batches: Iterable[str]) -> Mapping[str, str]:
+        """Wait for the open chunks of batches, and see that their simulations are tried again.
+
+        :param batches: ids of batches that this process drives.
+        :return: why chunks were given up, by their ids; what they had left is pending again.
+        :raises ModelError: when a worker refused to work at all.
+        :raises Interrupted: when asked to stop; the jobs go on.
+        """
+        from airflow_ensemble.slurm.watch import ClusterWatch
+
+        self._take(batches)
+        watch = ClusterWatch(self.cluster.client)
+        while self._chunks:
+            for chunk in list(self._chunks.values()):
+                if chunk.element is None:
+                    self._submit(chunk)
+            self._look(watch)
+            self.progress.update(self.control.index.counts(self.control.key, self.scope))
+            if self._chunks and self.stop.wait(self.poll):
+                raise Interrupted(DETACHED)
+        if self._unusable:
+            raise ModelError(self._unusable[0])
+        return self._given_up
+
+    def _take(self, batches: Iterable[str]) -> None:
+        for batch in batches:
+            elements = {
+                element.chunk: element for element in self.control.index.elements(batch=batch)
+            }
+            for info in self.control.index.chunks(batch):
+                if info.state == "open":
+                    chunk = _Chunk(info.id, info.unfinished)
+                    self._chunks[info.id] = chunk
+                    element = elements.get(info.id)
+                    if element is not None and element.job.job_id is not None:
+                        chunk.element = element
+
+    def _submit(self, chunk: _Chunk) -> None:
+        from airflow_ensemble.slurm import batches
+        from airflow_ensemble.slurm.errors import OutcomeUnknown, SlurmUnavailable, Unreachable
+
+        try:
+            if chunk.ended:
+                batches.resubmit(self.control, self.cluster, chunk.id)
+            else:
+                info = self.control.index.chunk(chunk.id)
+                batches.submit(self.control, self.cluster, [info])
+            chunk.element = self.control.index.elements(chunk=chunk.id)[-1]
+        except (OutcomeUnknown, SlurmUnavailable, Unreachable) as error:
+            log.warning("chunk %s: %s; trying again", chunk.id, error)
+        except EnsembleError as error:
+            self._give_up(chunk, str(error))
+
+    def _look(self, watch: ClusterWatch) -> None:
+        watched = {
+            one.key: (one, chunk)
+            for chunk in self._chunks.values()
+            if chunk.element is not None
+            for one in [self._watched(chunk.element)]
+        }
+        news = watch.look([one for one, _ in watched.values()], lambda _: self.control)
+        self.progress.remark = describe(news.values())
+        for key, one in news.items():
+            if one.over is not None:
+                self._settle(watched[key][1], one.over)
+
+    def _watched(self, element: ElementInfo) -> Watched:
+        from airflow_ensemble.slurm.watch import Watched
+
+        return Watched.of(element, self.control)
+
+    def _settle(self, chunk: _Chunk, over: Over) -> None:
+        from airflow_ensemble.slurm.settling import settle
+        from airflow_ensemble.slurm.states import End
+
+        settled = settle(self.control, self.cluster, chunk.id, over)
+        if settled.next == "done":
+            del self._chunks[chunk.id]
+        elif settled.next == "give-up":
+            if over.end is End.UNUSABLE:
+                self._unusable.append(over.detail)
+            self._give_up(chunk, settled.message)
+        elif self._is_fruitless(chunk, settled):
+            self._give_up(chunk, f"{MAX_FRUITLESS} submissions finished nothing; {settled.message}")
+        else:
+            log.info("chunk %s: %s; submitting what is left", chunk.id, settled.message)
+            chunk.element, chunk.ended = None, True
+
+    def _is_fruitless(self, chunk: _Chunk, settled: Settled) -> bool:
+        left = settled.counts.unfinished
+        chunk.fruitless = 0 if left < chunk.unfinished else chunk.fruitless + 1
+        chunk.unfinished = left
+        return chunk.fruitless >= MAX_FRUITLESS
+
+    def _give_up(self, chunk: _Chunk, why: str) -> None:
+        self.control.index.settle(chunk.id)
+        self._given_up[chunk.id] = why
+        del self._chunks[chunk.id]
+
+
+def describe(news: Iterable[News]) -> str:
+    """Return what Slurm says of elements, such as ``Slurm: 3 RUNNING, 5 PENDING (Priority)``."""
+    words = Counter(
+        f"{one.view.word} ({one.view.reason})" if one.view.reason else one.view.word
+        for one in news
+        if one.view.word and one.over is None
+    )
+    return f"Slurm: {count_words(words)}" if words else ""
