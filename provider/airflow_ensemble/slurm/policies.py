@@ -11,6 +11,11 @@ from airflow_ensemble.slurm.states import End
 RETRY = "retry"
 GIVE_UP = "give-up"
 
+#: Ends that another try would only repeat, or that a person has wanted.
+_HOPELESS = frozenset({End.CANCELLED, End.BLOCKED, End.UNUSABLE})
+#: No factor grows beyond this: a limit that a site would refuse in any case.
+_LARGEST = 1000.0
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -28,7 +33,10 @@ class Policy:
 
 def read_policies(execution: Mapping[str, Any]) -> dict[End, Policy]:
     """Return the policy of every kind of end: the ensemble file's, else the default."""
-    raise NotImplementedError
+    policies = {end: Policy(GIVE_UP if end in _HOPELESS else RETRY) for end in End}
+    for name, value in execution.get("policies", {}).items():
+        policies[End(name)] = Policy(value) if isinstance(value, str) else Policy(RETRY, **value)
+    return policies
 
 
 def compound(policies: Mapping[End, Policy], history: Sequence[str | None]) -> tuple[float, float]:
@@ -36,4 +44,16 @@ def compound(policies: Mapping[End, Policy], history: Sequence[str | None]) -> t
 
     :param history: how the chunk's earlier submissions ended, as the index notes it.
     """
-    raise NotImplementedError
+    memory = time = 1.0
+    for word in history:
+        policy = policies.get(_end(word), Policy())
+        memory = min(memory * policy.memory, _LARGEST)
+        time = min(time * policy.time, _LARGEST)
+    return memory, time
+
+
+def _end(word: str | None) -> End:
+    try:
+        return End(word)
+    except ValueError:  # none yet, or from a later version
+        return End.COMPLETED
