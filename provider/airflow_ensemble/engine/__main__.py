@@ -20,6 +20,9 @@ root. No database is needed. Started again, it runs only what is unfinished.
 exit codes: 0 all complete; 1 some attempts failed; 2 the chunk, the output root or the model cannot
 be used (no attempt is charged); 3 stopped, or another worker runs this chunk.
 
+SIGTERM, SIGINT and SIGHUP stop it, and what runs is recorded as interrupted. SIGUSR1 stops it too,
+and what runs is recorded as ended by the job's time limit: sbatch --signal=B:USR1@60.
+
 A file CHUNK.cancel beside the chunk file, with ids one a line or *, cancels simulations.
 environment: ENSEMBLE_SCRATCH  where working directories are made (default TMPDIR)
              ENSEMBLE_KEEP_WORKDIR=1  keep the working directories of failed simulations

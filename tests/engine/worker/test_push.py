@@ -226,13 +226,19 @@ def test_a_finished_chunk_runs_nothing_and_remembers_its_failures(bench: Bench) 
     assert len(bench.outcomes) == 2
 
 
-def test_an_interrupted_simulation_is_run_again_by_the_same_chunk(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [(signal.SIGTERM, Reason.INTERRUPTED), (signal.SIGUSR1, Reason.TIME_LIMIT)],
+)
+def test_an_interrupted_simulation_is_run_again_by_the_same_chunk(
+    bench: Bench, number: signal.Signals, reason: Reason
+) -> None:
     bench.write(bench.tracing(2.0))
     with bench.start() as worker:
         wait_for(bench.trace.exists)
-        worker.terminate()
+        worker.send_signal(number)
         assert worker.wait(PATIENCE) == 3
-    assert bench.reasons == {"s0": Reason.INTERRUPTED}
+    assert bench.reasons == {"s0": reason}
 
     assert bench.run()[0] == 0
     assert bench.traced == ["s0", "s0"]
@@ -275,6 +281,38 @@ def test_a_signal_stops_whole_trees_and_records_them(
 
     assert list(bench.reasons.values()) == [Reason.INTERRUPTED] * 2
     assert number.name in bench.outcomes[0].outcome.detail
+
+
+def test_a_job_that_nears_its_time_limit_says_so(bench: Bench, nap: str) -> None:
+    hang = {"do": "hang_in_program", "nap": nap}
+    bench.write(bench.tracing(), hang, hang, bench.tracing())
+    with bench.start(cpus=2) as worker:
+        wait_for(lambda: len(processes_with(nap)) == 2)
+        began = time.monotonic()
+        worker.send_signal(signal.SIGUSR1)
+        # The job's end follows, as it does when the site ends the job: the first reason counts.
+        worker.send_signal(signal.SIGTERM)
+        said = worker.communicate(timeout=PATIENCE)[1]
+        assert time.monotonic() - began < 5
+    assert worker.returncode == 3
+    assert processes_with(nap) == []
+
+    assert bench.reasons == {"s0": None, "s1": Reason.TIME_LIMIT, "s2": Reason.TIME_LIMIT}
+    detail = "its job's time limit is near: the worker got SIGUSR1"
+    assert {r.outcome.detail for r in bench.outcomes if r.outcome.reason} == {detail}
+    assert f"stopped before its end: {detail}" in said.splitlines()[-1]
+
+
+def test_a_signal_before_the_first_start_charges_nobody(bench: Bench) -> None:
+    slow = bench.folder / "slow"
+    slow.mkdir()
+    (slow / "slow.py").write_text("import time; time.sleep(3600)\ndef simulate(run): pass\n")
+    bench.write({}, model="slow:simulate", code=(str(slow),))
+    with bench.start() as worker:
+        wait_for(lambda: bench.segments)
+        worker.send_signal(signal.SIGUSR1)
+        assert worker.wait(PATIENCE) == 3
+    assert bench.outcomes == []
 
 
 def test_the_end_of_standard_input_stops_it_on_request(bench: Bench, nap: str) -> None:

@@ -66,7 +66,7 @@ def pull_worker(
     :param cpus: cores that simulations may occupy at one time.
     :param serve: never end by itself, but wait for more.
     :param lease: seconds without contact after which the simulations are given to others.
-    :param stop: ends the work early; running simulations are recorded as interrupted.
+    :param stop: ends the work early; running simulations are recorded with its ``charge``.
     :return: 0 when all are complete, 1 when some failed, 3 when stopped.
     :raises UsageError: on an output root that cannot be used.
     :raises ModelError: when the model cannot be used at all; no attempt is charged.
@@ -173,7 +173,7 @@ class PullWorker:
         return counts if counts is not None and not counts.unfinished else None
 
     def _end(self) -> None:
-        self._clerk.record(stop_pool(self._pool, self._recorder, self._stop.reason))
+        self._clerk.record(stop_pool(self._pool, self._recorder, self._stop))
         if not self._clerk.flush(FLUSH_LIMIT):
             logger.warning(
                 "worker %s: the output index is out of reach; the last records are in its segment",

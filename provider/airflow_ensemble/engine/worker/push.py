@@ -36,7 +36,7 @@ def push_worker(chunk_file: Path, *, cpus: int = 1, stop: Stop | None = None) ->
 
     :param chunk_file: from :func:`airflow_ensemble.engine.chunk.write_chunk`.
     :param cpus: cores that simulations may occupy at one time.
-    :param stop: ends the work early; running simulations are recorded as interrupted.
+    :param stop: ends the work early; running simulations are recorded with its ``charge``.
     :return: 0 when all are complete, 1 when attempts failed, 3 when stopped.
     :raises UsageError: on a chunk or an output root that cannot be used.
     :raises ModelError: when the model cannot be used at all; no attempt is charged.
@@ -168,20 +168,20 @@ def _run_all(
                 stop_on_broken_root(stop, events)
                 report()
             if stop:
-                stop_pool(pool, recorder, stop.reason)
+                stop_pool(pool, recorder, stop)
         except BaseException as error:
             recorder.record(pool.abandon(Reason.INTERRUPTED, f"the worker broke off: {error}"))
             raise
 
 
-def stop_pool(pool: Processes, recorder: Recorder, why: str) -> list[Record]:
-    """Stop what runs, record it as interrupted, and return the records."""
-    pool.stop(Reason.INTERRUPTED, why)
+def stop_pool(pool: Processes, recorder: Recorder, stop: Stop) -> list[Record]:
+    """Stop what runs, record it as the stop says, and return the records."""
+    pool.stop(stop.charge, stop.reason)
     give_up = time.monotonic() + STOP_LIMIT
     records: list[Record] = []
     while pool.is_busy and time.monotonic() < give_up:
         records += recorder.record(pool.wait(0.5))
-    return records + recorder.record(pool.abandon(Reason.INTERRUPTED, why))
+    return records + recorder.record(pool.abandon(stop.charge, stop.reason))
 
 
 def _cancel(pool: Processes, ids: set[str] | None) -> None:

@@ -15,26 +15,44 @@ from types import FrameType
 from airflow_ensemble.engine.pool.task import Ended, Event
 from airflow_ensemble.engine.simulation import Reason
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+#: What a signal means for what runs. A batch system sends SIGUSR1 when its time limit is near.
+_SIGNALS = {
+    signal.SIGTERM: Reason.INTERRUPTED,
+    signal.SIGINT: Reason.INTERRUPTED,
+    signal.SIGHUP: Reason.INTERRUPTED,
+    signal.SIGUSR1: Reason.TIME_LIMIT,
+}
 
 
 class Stop:
     """Whether and why to stop. Safe to use from any thread and from signal handlers."""
 
     def __init__(self) -> None:
-        self.reason = ""
+        # Set in one step: one signal's handler may interrupt another's.
+        self._first: tuple[str, Reason] | None = None
         self._listeners: list[Callable[[], None]] = []
 
     def __bool__(self) -> bool:
-        return bool(self.reason)
+        return self._first is not None
 
-    def request(self, reason: str) -> None:
+    @property
+    def reason(self) -> str:
+        """Return why, as one line for people; empty as long as nobody has asked."""
+        return self._first[0] if self._first else ""
+
+    @property
+    def charge(self) -> Reason:
+        """Return what running simulations end with."""
+        return self._first[1] if self._first else Reason.INTERRUPTED
+
+    def request(self, reason: str, charge: Reason = Reason.INTERRUPTED) -> None:
         """Ask the worker to stop; only the first reason counts.
 
         :param reason: one line for people.
+        :param charge: what running simulations end with.
         """
-        if not self.reason:
-            self.reason = reason
+        if self._first is None:
+            self._first = (reason, charge)
         for listener in self._listeners:
             listener()
 
@@ -60,14 +78,18 @@ def stop_on_broken_root(stop: Stop, events: Iterable[Event]) -> None:
 
 @contextmanager
 def stop_on_signals(stop: Stop, *, stdin: bool = False) -> Iterator[None]:
-    """Turn SIGTERM, SIGINT and SIGHUP into a request while the block runs (main thread only).
+    """Turn signals into a request while the block runs (main thread only).
+
+    SIGTERM, SIGINT and SIGHUP interrupt; SIGUSR1 says that the job's time is nearly over.
 
     :param stop: what to request.
     :param stdin: also when standard input ends.
     """
 
     def handle(number: int, _: FrameType | None) -> None:
-        stop.request(f"the worker got {signal.Signals(number).name}")
+        charge, name = _SIGNALS[signal.Signals(number)], signal.Signals(number).name
+        told = "its job's time limit is near: " if charge is Reason.TIME_LIMIT else ""
+        stop.request(f"{told}the worker got {name}", charge)
 
     if stdin:
         stop_with_stdin(stop)
