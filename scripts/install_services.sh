@@ -6,7 +6,7 @@ set -euo pipefail
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 ACCOUNT=ensemble-hpc
 SLURM_PROGRAMS=(sbatch squeue sacct slurmctld slurmd slurmdbd munged sshd mariadbd mariadb-install-db)
-SLURM_PACKAGES=(slurm-wlm slurmdbd munge openssh-server mariadb-server)
+SLURM_PACKAGES=(slurm-wlm slurmdbd munge openssh-server mariadb-server libfaketime)
 
 say() { printf '[services] %s\n' "$*"; }
 
@@ -19,6 +19,7 @@ has_slurm() {
     for program in "${SLURM_PROGRAMS[@]}"; do
         command -v "$program" >/dev/null || return 1
     done
+    compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null
 }
 
 # Debian's packages start what they install, and PostgreSQL's makes a cluster of its own, unless they

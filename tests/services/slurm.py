@@ -62,6 +62,7 @@ class SlurmCluster:
     :param cpus: that each of them pretends to have.
     :param memory_limits: whether the kernel ends a job that takes more memory than it asked for
         (see :func:`can_limit_memory`); the nodes then have other names.
+    :param clock_ahead: seconds by which the clock of daemons, sessions and jobs is ahead of ours.
     :param options: settings of ``slurm.conf`` over those of ``slurm_files.FIXED``.
     """
 
@@ -72,6 +73,7 @@ class SlurmCluster:
         nodes: int = 2,
         cpus: int = 32,
         memory_limits: bool = False,
+        clock_ahead: int = 0,
         options: Mapping[str, str] | None = None,
         database: Path | None = None,
     ) -> None:
@@ -83,6 +85,7 @@ class SlurmCluster:
         self.slurm_conf = self.root / "etc" / "slurm.conf"
         self.known_hosts = self.root / "keys" / "known_hosts"
         self.private_key_path = self.root / "keys" / "client"
+        self._clock = _shifted_clock(clock_ahead)
         self._cpus, self._changed = cpus, dict[str, str]()
         self._options = {**(slurm_files.MEMORY_LIMITS if memory_limits else {}), **(options or {})}
         ssh, slurmctld, slurmdbd, db, *rest = free_ports(4 + nodes)
@@ -436,7 +439,8 @@ class SlurmCluster:
                 name,
                 [_program(command[0]), *command[1:]],
                 log=log / f"{name}.out" if name == "sshd" else log / f"{name}.log",
-                environment=environment,
+                # munged gives and checks the times of all credentials by itself.
+                environment={**environment, **({} if name == "munged" else self._clock)},
             )
             for name, command in commands.items()
         }
@@ -454,6 +458,7 @@ class SlurmCluster:
         return {
             "PATH": "/usr/local/bin:/usr/bin:/bin",
             "LANG": "C.UTF-8",
+            **self._clock,
             **self.environment,
             **_session_mark(),
         }
@@ -487,6 +492,19 @@ class SlurmCluster:
         for account in slurm_files.ACCOUNTS:
             self.admin(*add, "account", account)
             self.admin(*add, "user", self.user, f"account={account}")
+
+
+def _shifted_clock(seconds: int) -> dict[str, str]:
+    """Return the variables with which a program sees another time, by Debian's libfaketime."""
+    if not seconds:
+        return {}
+    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    assert found, INSTALL_HINT + "libfaketime"
+    return {
+        "LD_PRELOAD": str(found[0]),
+        "FAKETIME": f"{seconds:+d}s",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
 
 
 def can_limit_memory() -> bool:
