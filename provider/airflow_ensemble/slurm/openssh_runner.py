@@ -156,9 +156,9 @@ class PipeChannel:
     """
 
     def __init__(self, command: list[str], timeout: float) -> None:
-        self.closed = False
+        self._is_closed = False
         self._timeout = timeout
-        self._errors: IO[bytes] = tempfile.TemporaryFile()
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (lives with the program)
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -171,6 +171,11 @@ class PipeChannel:
         assert self._process.stdout is not None
         self._to, self._from = self._process.stdin.fileno(), self._process.stdout.fileno()
         os.set_blocking(self._to, False)
+
+    @property
+    def closed(self) -> bool:
+        """Return whether nothing more can come."""
+        return self._is_closed or self._process.poll() is not None
 
     def get_name(self) -> str:
         """Return a name for logs."""
@@ -188,7 +193,7 @@ class PipeChannel:
             time.sleep(0.01)
             return self.send(data)
         except OSError:
-            self.closed = True
+            self._is_closed = True
             raise EOFError from None
 
     def recv(self, size: int) -> bytes:
@@ -198,7 +203,7 @@ class PipeChannel:
         """
         self._wait(self._from, select.POLLIN, self._timeout)
         data = os.read(self._from, size)
-        self.closed = self.closed or not data
+        self._is_closed = self._is_closed or not data
         return data
 
     def recv_ready(self) -> bool:
@@ -217,7 +222,7 @@ class PipeChannel:
 
     def close(self, *, keep_errors: bool = False) -> None:
         """End the program."""
-        self.closed = True
+        self._is_closed = True
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()

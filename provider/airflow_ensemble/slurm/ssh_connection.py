@@ -182,6 +182,8 @@ def _dial(hop: Hop, login: Login) -> socket.socket:
         ) from error
     except OSError as error:
         raise Unreachable(f"{address} cannot be reached: {error.strerror or error}") from error
+    # Small requests wait for nothing: without this, each costs some 40 ms more.
+    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     _notice_death(line)
     return line
 

@@ -1,0 +1,53 @@
+"""Runners to test, each with a real place behind it."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from airflow_ensemble.slurm.connecting import make_runner
+from airflow_ensemble.slurm.local_runner import LocalRunner
+from airflow_ensemble.slurm.runner import Runner
+from tests.services.sshd import SshServer
+
+KINDS = ("local", "paramiko", "openssh")
+
+
+@contextlib.contextmanager
+def open_runner(kind: str, server: SshServer, folder: Path) -> Iterator[Runner]:
+    """Open one of the three runners, for the same account of the same machine."""
+    if kind == "local":
+        with LocalRunner() as runner:
+            yield runner
+    elif kind == "paramiko":
+        with make_runner(server.login()) as runner:
+            yield runner
+    else:
+        with contextlib.ExitStack() as stack:
+            socket = stack.enter_context(open_master(server, folder))
+            yield stack.enter_context(make_runner(server.login(control_path=str(socket))))
+
+
+@contextlib.contextmanager
+def open_master(server: SshServer, folder: Path) -> Iterator[Path]:
+    """Open a master connection, as an operator does."""
+    socket = folder / "master"
+    known_hosts = folder / "known_hosts"
+    known_hosts.write_text(f"[127.0.0.1]:{server.port} {server.host_key}\n")
+    command = ["ssh", "-F", "none", "-NM", "-S", str(socket), "-i", str(server.key_file)]
+    command += ["-o", f"UserKnownHostsFile={known_hosts}", "-o", "BatchMode=yes"]
+    command += ["-p", str(server.port), f"{server.user}@127.0.0.1"]
+    master = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 10
+        while not socket.exists():
+            assert master.poll() is None, f"no master connection: {master.communicate()[1]!r}"
+            assert time.monotonic() < deadline, "the master connection did not come about"
+            time.sleep(0.02)
+        yield socket
+    finally:
+        master.terminate()
+        master.communicate(timeout=10)
