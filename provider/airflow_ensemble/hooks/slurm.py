@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
@@ -110,14 +109,6 @@ class SlurmHook(BaseHook):
     async def aget_cluster(cls, conn_id: str) -> Cluster:
         """Return the cluster of a connection, from within a triggerer."""
         return (await cls.aget_settings(conn_id)).cluster()
-
-    @classmethod
-    @contextmanager
-    def connected(cls, conn_id: str) -> Iterator[Cluster]:
-        """Give the cluster of a connection for a block of code, and close its runner after it."""
-        cluster = cls.get_cluster(conn_id)
-        with cluster.client.runner:
-            yield cluster
 
     def test_connection(self) -> tuple[bool, str]:
         """Ask the cluster who it is, for the button *Test connection*."""

@@ -7,6 +7,7 @@ import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from airflow.sdk.execution_time.context import NEVER_EXPIRE
 from airflow_ensemble.engine.control import Control
 from airflow_ensemble.engine.errors import EnsembleError, UsageError
 from airflow_ensemble.hooks.ensemble import EnsembleHook
-from airflow_ensemble.hooks.slurm import SlurmHook
+from airflow_ensemble.hooks.slurm import SlurmHook, SlurmSettings
 from airflow_ensemble.slurm.cluster import Cluster
 
 #: Where a task remembers how often it could be tried when it last started.
@@ -99,12 +100,18 @@ class EnsembleOperator(BaseOperator):
 
     @contextmanager
     def open_on_cluster(self, *, create: bool = False) -> Iterator[tuple[Control, Cluster]]:
-        """Open the ensemble, and the cluster that its output is on, for a block of code."""
-        with (
-            SlurmHook.connected(self.slurm_conn_id or SlurmHook.default_conn_name) as cluster,
-            self.hook.open(create=create, cluster=cluster) as control,
-        ):
+        """Open the ensemble, and the cluster that its output is on, for a block of code.
+
+        The cluster is connected when it is first used, and not at all when it is not.
+        """
+        cluster = self.slurm_settings.cluster()
+        with cluster.client.runner, self.hook.open(create=create, cluster=cluster) as control:
             yield control, cluster
+
+    @cached_property
+    def slurm_settings(self) -> SlurmSettings:
+        """Return what the connection to the cluster says."""
+        return SlurmHook(self.slurm_conn_id or SlurmHook.default_conn_name).settings
 
     @property
     def command_arguments(self) -> str:

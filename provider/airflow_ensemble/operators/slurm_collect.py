@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 from airflow.sdk import BaseOperatorLink, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from airflow_ensemble.engine.collect import check_format, open_collection, write_collection
 from airflow_ensemble.engine.control import Control
-from airflow_ensemble.hooks.ensemble import index_spec
 from airflow_ensemble.hooks.slurm import SlurmHook
 from airflow_ensemble.operators.base import airflow_errors
 from airflow_ensemble.operators.collect import CollectOperator
@@ -63,8 +61,7 @@ class SlurmCollectOperator(CollectOperator):
                 "collecting in job %s (%s), files in %s", job.job_id, job.name, job.folder
             )
             (element,) = control.index.elements(job=job.name)
-            self._wait(control, Watched.of(element, control))
-        raise AssertionError("a deferral does not return")
+            return self._wait(control, Watched.of(element, control))
 
     def resume(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
         """Judge the collecting job, and return what the asset event says."""
@@ -86,20 +83,12 @@ class SlurmCollectOperator(CollectOperator):
     def _target(self, control: Control) -> str | None:
         return self.to or control.ensemble.execution.get("collect_to")
 
-    def _wait(self, control: Control, watched: Watched) -> None:
-        settings = SlurmHook(str(self.slurm_conn_id)).settings
-        self.job_page = job_page(settings.job_url, str(watched.job.job_id))
-        limit: timedelta | None = self.execution_timeout
+    def _wait(self, control: Control, watched: Watched) -> NoReturn:
+        settings, limit = self.slurm_settings, self.execution_timeout
+        self.job_page = job_page(settings.job_url, watched.id)
         deadline = time.time() + limit.total_seconds() if limit else None
-        trigger = SlurmChunkTrigger(
-            watched=watched.as_dict(),
-            slurm_conn_id=str(self.slurm_conn_id),
-            index=index_spec(control.ensemble),
-            ensemble=control.ensemble.name,
-            settings_hash=control.recipe.settings.hash,
-            output=control.ensemble.output,
-            deferred_at=time.time(),
-            deadline=deadline,
+        trigger = SlurmChunkTrigger.of(
+            watched, control, conn_id=settings.conn_id, deadline=deadline
         )
         self.defer(trigger=trigger, method_name="resume")
 

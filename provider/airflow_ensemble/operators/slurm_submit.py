@@ -86,6 +86,5 @@ class SlurmSubmitOperator(DispatchOperator):
         ti = context["ti"]
         ti.xcom_push(SCRIPT, self.script)
         ti.xcom_push(JOBS, [{"id": j.job_id, "name": j.name, "folder": j.folder} for j in jobs])
-        if jobs and self.slurm_conn_id:
-            job_url = SlurmHook(self.slurm_conn_id).settings.job_url
-            self.job_page = job_page(job_url, str(jobs[0].job_id))
+        if jobs:
+            self.job_page = job_page(self.slurm_settings.job_url, str(jobs[0].job_id))

@@ -21,8 +21,7 @@ from airflow.sdk.execution_time.context import NEVER_EXPIRE
 from airflow_ensemble.engine.batch import reopen_chunk
 from airflow_ensemble.engine.control import Control
 from airflow_ensemble.engine.index.interface import ElementInfo
-from airflow_ensemble.hooks.ensemble import index_spec
-from airflow_ensemble.hooks.slurm import SlurmHook, SlurmSettings
+from airflow_ensemble.hooks.slurm import SlurmHook
 from airflow_ensemble.operators.base import (
     EnsembleOperator,
     airflow_errors,
@@ -36,7 +35,7 @@ from airflow_ensemble.slurm.cluster import Cluster
 from airflow_ensemble.slurm.decision import Over
 from airflow_ensemble.slurm.settling import Settled, cancel_chunk, settle
 from airflow_ensemble.slurm.states import End, Phase, View
-from airflow_ensemble.slurm.watch import ClusterWatch, News, Watched
+from airflow_ensemble.slurm.watch import ClusterWatch, Watched
 from airflow_ensemble.triggers.slurm_chunk import TERMINAL, SlurmChunkTrigger
 
 #: Where a task keeps the end of its time for the try that it is in.
@@ -119,7 +118,8 @@ class SlurmChunkSensor(EnsembleOperator):
                 self._attend(control, cluster, context)
             else:
                 self._log_tail(event["log_tail"])
-                settled = settle(control, cluster, self.chunk_id, Over.from_dict(event["over"]))
+                over = Over.from_dict(event["over"])
+                settled = settle(control, cluster, self.chunk_id, over)
                 self._answer(control, cluster, context, settled)
 
     def resume_execution(
@@ -157,14 +157,6 @@ class SlurmChunkSensor(EnsembleOperator):
         found = control.index.elements(chunk=self.chunk_id)
         return found[-1] if found and found[-1].submission == submission else None
 
-    def _watched(self, control: Control, element: ElementInfo) -> Watched:
-        return Watched.of(
-            element,
-            control,
-            queue_deadline=self.queue_deadline,
-            run_deadline=self.run_deadline,
-        )
-
     def _end(self, control: Control, cluster: Cluster, end: End, detail: str) -> Settled:
         """Settle the newest submission, whatever it does: what may live is cancelled."""
         submission = control.index.chunk(self.chunk_id).submission
@@ -184,32 +176,18 @@ class SlurmChunkSensor(EnsembleOperator):
             self.log.info("cleared: %d failed simulations run again", again)
         note_start(context)
 
-    def _attend(
-        self, control: Control, cluster: Cluster, context: Context, *, first: bool = True
-    ) -> None:
-        """Find the newest submission, and wait for it, judge it, or submit what it left.
+    def _attend(self, control: Control, cluster: Cluster, context: Context) -> None:
+        """Finish, submit what is unfinished, or wait: whatever the index says is next.
 
-        :param first: whether this try has submitted nothing itself yet.
+        Only what is submitted needs the cluster: how an element is, the trigger finds out.
         """
         newest = self._newest(control)
-        if newest is None or newest.job.job_id is None or newest.end is not None:
-            if first and control.index.chunk(self.chunk_id).unfinished:
-                self._submit_again(control, cluster, context)
-            else:
-                self._finish(self._end(control, cluster, End.COMPLETED, "it has ended before"))
-            return
-        watched = self._watched(control, newest)
-        news = self._look(control, cluster, watched)
-        if news.over is None:
-            self._wait(control, cluster, context, watched)
-            return
-        self._log_tail(news.log_tail)
-        settled = settle(control, cluster, self.chunk_id, news.over)
-        if first and settled.next == "retry":  # this is the try that does it
-            self.log.warning("%s", settled.message)
+        if not control.index.chunk(self.chunk_id).unfinished:
+            self._finish(self._end(control, cluster, End.COMPLETED, "all of its work is done"))
+        elif newest is None or newest.job.job_id is None or newest.end is not None:
             self._submit_again(control, cluster, context)
         else:
-            self._answer(control, cluster, context, settled)
+            self._wait(control, cluster, context, newest)
 
     def _answer(
         self, control: Control, cluster: Cluster, context: Context, settled: Settled
@@ -245,41 +223,42 @@ class SlurmChunkSensor(EnsembleOperator):
 
     def _submit_again(self, control: Control, cluster: Cluster, context: Context) -> None:
         job = resubmit(control, cluster, self.chunk_id)
-        self.log.info("submitted what is unfinished as job %s (%s)", job.job_id, job.name)
-        self._attend(control, cluster, context, first=False)
+        self.log.info("what is unfinished runs as job %s (%s)", job.job_id, job.name)
+        newest = self._newest(control)
+        if newest is None or newest.job.job_id is None or newest.end is not None:
+            raise AirflowException(
+                f"chunk {self.chunk_id}: somebody else has settled it; see there"
+            )
+        self._wait(control, cluster, context, newest)
 
     # --- waiting ----------------------------------------------------------------------------------
 
-    def _wait(self, control: Control, cluster: Cluster, context: Context, watched: Watched) -> None:
-        settings = SlurmHook(str(self.slurm_conn_id)).settings
-        self._show(context, watched, settings)
+    def _wait(
+        self, control: Control, cluster: Cluster, context: Context, element: ElementInfo
+    ) -> None:
+        watched = Watched.of(
+            element,
+            control,
+            queue_deadline=self.queue_deadline,
+            run_deadline=self.run_deadline,
+        )
+        self._show(context, watched)
         if not self.deferrable:
-            self._wait_here(control, cluster, context, watched, settings.poll_interval)
+            self._wait_here(control, cluster, context, watched)
             return
         deadline = self._deadline(context)
-        trigger = SlurmChunkTrigger(
-            watched=watched.as_dict(),
-            slurm_conn_id=str(self.slurm_conn_id),
-            index=index_spec(control.ensemble),
-            ensemble=control.ensemble.name,
-            settings_hash=control.recipe.settings.hash,
-            output=control.ensemble.output,
-            deferred_at=time.time(),
-            deadline=deadline,
+        trigger = SlurmChunkTrigger.of(
+            watched, control, conn_id=self.slurm_settings.conn_id, deadline=deadline
         )
         left = None if deadline is None else max(0.0, deadline - time.time()) + BACKSTOP
         self.defer(trigger=trigger, method_name="resume", timeout=left)
 
     def _wait_here(
-        self,
-        control: Control,
-        cluster: Cluster,
-        context: Context,
-        watched: Watched,
-        interval: float,
+        self, control: Control, cluster: Cluster, context: Context, watched: Watched
     ) -> None:
         """Hold the worker's slot until the element is over."""
         assert self._stop is not None
+        interval = self.slurm_settings.poll_interval
         deadline = self._deadline(context) or float("inf")
         watch, last = ClusterWatch(cluster.client), ""
         while True:
@@ -297,18 +276,12 @@ class SlurmChunkSensor(EnsembleOperator):
             if time.time() >= deadline:
                 self._time_out(control, cluster)
 
-    def _look(self, control: Control, cluster: Cluster, watched: Watched) -> News:
-        watch = ClusterWatch(cluster.client)
-        (news,) = watch.look([watched], lambda _: control).values()
-        self.log.info("%s", news.text)
-        return news
-
-    def _show(self, context: Context, watched: Watched, settings: SlurmSettings) -> None:
+    def _show(self, context: Context, watched: Watched) -> None:
         """Leave for people where the job is and what it writes."""
         ti = context["ti"]
         ti.xcom_push(JOB_ID, watched.id)
         ti.xcom_push(LOG, watched.log)
-        self.job_page = job_page(settings.job_url, watched.id)
+        self.job_page = job_page(self.slurm_settings.job_url, watched.id)
 
     def _log_tail(self, tail: str) -> None:
         if tail:

@@ -11,7 +11,8 @@ from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 from asgiref.sync import sync_to_async
 
-from airflow_ensemble.hooks.ensemble import alocate_index
+from airflow_ensemble.engine.control import Control
+from airflow_ensemble.hooks.ensemble import alocate_index, index_spec
 from airflow_ensemble.hooks.slurm import SlurmHook
 from airflow_ensemble.slurm.watch import News, Watched
 from airflow_ensemble.triggers.cluster_poller import (
@@ -70,6 +71,28 @@ class SlurmChunkTrigger(BaseTrigger):
         self.output = output
         self.deferred_at = deferred_at
         self.deadline = deadline
+
+    @classmethod
+    def of(
+        cls, watched: Watched, control: Control, *, conn_id: str, deadline: float | None
+    ) -> SlurmChunkTrigger:
+        """Return a trigger for a task that defers now.
+
+        :param watched: what to watch.
+        :param control: the opened ensemble that it belongs to.
+        :param conn_id: connection that leads to the cluster.
+        :param deadline: Unix time after which waiting ends.
+        """
+        return cls(
+            watched=watched.as_dict(),
+            slurm_conn_id=conn_id,
+            index=index_spec(control.ensemble),
+            ensemble=control.ensemble.name,
+            settings_hash=control.recipe.settings.hash,
+            output=control.ensemble.output,
+            deferred_at=time.time(),
+            deadline=deadline,
+        )
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return how another triggerer makes this trigger again."""
