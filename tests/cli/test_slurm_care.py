@@ -1,0 +1,180 @@
+"""``ensemble status | cancel | reconcile | check`` beside array jobs of a real cluster."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cli.login_node import LoginNode, tools_without_slurm, wait_for
+from tests.ensembles import executions
+from tests.services.slurm import SlurmCluster
+
+
+@pytest.fixture
+def node(slurm: SlurmCluster) -> LoginNode:
+    slurm.reset()
+    return LoginNode(slurm)
+
+
+def submitted(node: LoginNode, rows, **execution):
+    """Submit an ensemble and return its file."""
+    file = node.write("e", rows, execution=execution)
+    ended = node("run", file)
+    assert ended.code == 0, ended.err
+    return file
+
+
+def test_status_shows_slurms_view_beside_that_of_the_index(node):
+    rows = [{"id": f"s{n}", "sleep": 60} for n in range(4)]
+    file = submitted(node, rows, n_workers=4, array_parallelism=2)
+    wait_for(lambda: len(executions(file.parent)) == 2)
+    before = node.cluster.rpcs()
+
+    record = node("status", file, "--json").json
+
+    after = node.cluster.rpcs()
+    asked = {name: after[name] - before.get(name, 0) for name in after}
+    assert asked.get("REQUEST_SUBMIT_BATCH_JOB", 0) == 0
+    assert sum(number for name, number in asked.items() if "JOB_INFO" in name) == 1
+    assert record["slurm"]["answered"]
+    (job,) = record["slurm"]["jobs"]
+    assert job["states"] == {"RUNNING": 2, "PENDING": 2}
+    assert job["reasons"] == {"JobArrayTaskLimit": 2}
+    assert job["elements"] == 4
+    text = node("status", file).out
+    assert job["id"] in text
+    assert job["name"] in text
+    assert "2 PENDING, 2 RUNNING" in text
+    assert "2 JobArrayTaskLimit" in text
+
+
+def test_status_is_no_error_when_slurm_does_not_answer(node):
+    file = submitted(node, [{"id": "a", "sleep": 60}])
+    node.cluster.stop("slurmctld")
+
+    ended = node("status", file)
+    record = node("status", file, "--json").json
+
+    assert ended.code == 0, ended.err
+    assert "Slurm's own view is missing" in ended.out
+    assert record["counts"]["total"] == 1
+    assert not record["slurm"]["answered"]
+    assert record["slurm"]["jobs"][0]["states"] == {"unknown": 1}
+
+
+def test_status_is_no_error_where_there_is_no_slurm(node):
+    file = submitted(node, [{"id": "a", "sleep": 60}])
+
+    ended = node("status", file, path=str(tools_without_slurm(node.cluster)))
+
+    assert ended.code == 0, ended.err
+    assert "Slurm's own view is missing" in ended.out
+
+
+def test_refresh_brings_in_what_has_ended(node):
+    file = submitted(node, [{"id": "good"}, {"id": "bad", "what": "raise"}])
+    wait_for(lambda: not node.states())
+
+    record = node("status", file, "--json", "--refresh").json
+
+    assert record["counts"]["complete"] == 1
+    wait_for(lambda: node("status", file, "--json", "--refresh").json["slurm"] is None, 60)
+
+
+def test_watch_follows_an_array_to_its_end(node):
+    file = submitted(node, [{"id": f"s{n}", "sleep": 2} for n in range(3)], n_workers=3)
+
+    ended = node("status", file, "--watch")
+
+    assert ended.code == 0, ended.err
+    assert "3/3 · complete 3" in ended.err
+
+
+def test_cancel_reaches_exactly_the_named(node):
+    rows = [{"id": f"s{n}", "sleep": 60} for n in range(3)]
+    file = submitted(node, rows, n_workers=3)
+    wait_for(lambda: len(executions(file.parent)) == 3)
+
+    ended = node("cancel", "s1", "-f", file)
+
+    assert ended.code == 0, ended.err
+    wait_for(lambda: node.states() == ["RUNNING", "RUNNING"])
+    shown = {id: node("show", id, "-f", file, "--json").json for id in ("s0", "s1", "s2")}
+    assert shown["s1"]["reason"] == "cancelled"
+    assert {shown["s0"]["status"], shown["s2"]["status"]} <= {"pending", "dispatched", "running"}
+
+
+def test_cancel_of_one_in_a_chunk_leaves_the_others_running(node):
+    rows = [{"id": "stopped", "sleep": 60}, {"id": "kept", "sleep": 3}]
+    file = submitted(node, rows, **{"n_workers": 1, "cpus-per-task": 2})
+    wait_for(lambda: len(executions(file.parent)) == 2)
+
+    assert node("cancel", "stopped", "-f", file).code == 0
+    ended = node("run", file, "--wait", "--poll", "0.5")
+
+    assert ended.code == 1
+    assert "1 complete (0 empty), 1 failed" in ended.out
+    assert executions(file.parent).count("kept") == 1
+    assert node.states() == []
+
+
+def test_cancel_of_all_empties_the_queue(node):
+    rows = [{"id": f"s{n}", "sleep": 60} for n in range(4)]
+    file = submitted(node, rows, n_workers=4, array_parallelism=1)
+    wait_for(lambda: executions(file.parent))
+
+    ended = node("cancel", "--all", "-f", file)
+
+    assert ended.code == 0, ended.err
+    wait_for(lambda: not node.states())
+    assert node("status", file, "--json").json["reasons"] == {"cancelled": 4}
+
+
+def test_reconcile_settles_what_ended_and_leaves_what_lives(node):
+    rows = [{"id": "long", "sleep": 60}, {"id": "killed", "sleep": 60}]
+    file = submitted(node, rows, n_workers=2)
+    wait_for(lambda: len(executions(file.parent)) == 2)
+    element = node("show", "killed", "-f", file, "--json").json["slurm"]
+    node.cluster.answer(f"scancel {element['job']}_{element['element']}")
+    wait_for(lambda: node.states() == ["RUNNING"])
+
+    wait_for(lambda: "given back" in node("reconcile", file).out, 60)
+
+    states = {
+        id: node("show", id, "-f", file, "--json").json["status"] for id in ("long", "killed")
+    }
+    assert states["killed"] == "pending"
+    assert states["long"] in ("running", "dispatched")
+    assert node.states() == ["RUNNING"]
+
+
+def test_check_asks_the_site(node):
+    file = node.write("e", [{"id": "a"}], execution={"partition": "debug", "time": "00:01:00"})
+
+    ended = node("check", file)
+
+    assert ended.code == 0, ended.out
+    assert "slurm" in ended.out
+    assert "accounting answers" in ended.out
+    assert "would be taken by sbatch" in ended.out
+    assert f"{node.cluster.python} is 3." in ended.out
+
+
+@pytest.mark.parametrize(
+    ("execution", "words"),
+    [
+        ({"partition": "nowhere"}, ("partition", "execution")),
+        ({"account": "nobody"}, ("account", "execution")),
+        ({"python": "/no/such/python"}, ("/no/such/python", "3.9")),
+        ({"setup": ["module load nothing"]}, ("set-up line failed: module load nothing",)),
+    ],
+    ids=["partition", "account", "python", "setup"],
+)
+def test_check_finds_what_the_site_would_refuse(node, execution, words):
+    file = node.write("e", [{"id": "a"}], execution=execution)
+
+    ended = node("check", file)
+
+    assert ended.code == 2, ended.out
+    for word in words:
+        assert word in ended.out
+    assert node.states() == []
