@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from airflow_ensemble.slurm.answers import explain, is_transient, shorten
+from airflow_ensemble.slurm.commands import Section
+from airflow_ensemble.slurm.errors import SlurmRefused, SlurmUnavailable
+from airflow_ensemble.slurm.parsing import (
+    parse_config,
+    parse_seconds,
+    parse_submit_limit,
+    parse_version,
+    read_integer,
+)
 
 
 @dataclass(frozen=True)
@@ -33,3 +45,62 @@ class Site:
     python: str
     home: str
     clock_skew: float
+
+
+def read_site(
+    sections: Sequence[Section], place: str, clock: float, account: str | None = None
+) -> Site:
+    """Return what the answers of a site say.
+
+    :param sections: of :func:`airflow_ensemble.slurm.commands.site_text`.
+    :param place: for messages.
+    :param clock: our time, Unix seconds, while they were made.
+    :param account: see :func:`airflow_ensemble.slurm.parsing.parse_submit_limit`.
+    :raises SlurmUnavailable: when Slurm's daemon did not answer.
+    :raises SlurmRefused: when there is no Slurm.
+    """
+    found = {one.kind: one for one in sections}
+    none = Section("", 1, "")
+    config = found.get("config", none)
+    if config.code != 0:
+        raise _no_config(config, place)
+    settings = parse_config(config.text)
+    version = settings.get("SLURM_VERSION", "")
+    associations, qualities = found.get("associations", none), found.get("qualities", none)
+    limit = parse_submit_limit(associations.text, qualities.text, account)
+    accounting = found.get("accounting", none)
+    queued = found.get("queued", none).text.strip()
+    home = found.get("home", none).text.splitlines()
+    python = found.get("python", none)
+    return Site(
+        parse_version(version),
+        version,
+        settings.get("ClusterName", ""),
+        read_integer(settings, "MaxArraySize", 1001),
+        parse_seconds(settings.get("MinJobAge", ""), 300.0),
+        not is_accounting_off(accounting),
+        limit,
+        int(queued) if queued.isdecimal() else 0,
+        python.text.strip() if python.code == 0 else "",
+        home[-1] if home else "",
+        (found["now"].code if "now" in found else clock) - clock,
+    )
+
+
+def is_accounting_off(answer: Section) -> bool:
+    """Return whether an answer of ``sacct`` says that this site records nothing.
+
+    A database that is down is something else: it comes back.
+    """
+    text = answer.text.lower()
+    off = "accounting storage is disabled" in text or "accounting_storage/none" in text
+    return answer.code != 0 and (off or answer.code in (126, 127))
+
+
+def _no_config(config: Section, place: str) -> SlurmUnavailable | SlurmRefused:
+    said = shorten(config.text) or "nothing"
+    if config.code == 124 or is_transient(config.text):
+        return SlurmUnavailable(
+            f"Slurm on {place} does not answer now: {said}. Try again when slurmctld is up there"
+        )
+    return SlurmRefused(explain(f"there is no usable Slurm on {place}: {said}", config.text))

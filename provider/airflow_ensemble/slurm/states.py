@@ -106,7 +106,8 @@ _TABLE: tuple[tuple[str, str, Phase, End | None], ...] = (
     ("COMPLETED", "CD", Phase.ENDED, End.COMPLETED),
     ("FAILED", "F", Phase.ENDED, End.FAILED),
     ("TIMEOUT", "TO", Phase.ENDED, End.TIME_LIMIT),
-    ("DEADLINE", "DL", Phase.ENDED, End.TIME_LIMIT),
+    # The deadline that its owner gave it (--deadline) has passed: no more time would help.
+    ("DEADLINE", "DL", Phase.ENDED, End.CANCELLED),
     ("OUT_OF_MEMORY", "OOM", Phase.ENDED, End.OUT_OF_MEMORY),
     ("CANCELLED", "CA", Phase.ENDED, End.CANCELLED),
     ("NODE_FAIL", "NF", Phase.ENDED, End.NODE_FAILURE),

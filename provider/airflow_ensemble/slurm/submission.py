@@ -1,11 +1,38 @@
-"""A submission happens once, whatever dies in between."""
+"""A submission happens once, whatever dies in between.
+
+The intent stands in the index before ``sbatch`` is run, and whoever makes the folder
+``attempt-<n>`` on the cluster is the only one who may run it for that attempt. A later call reads
+what the attempt has left; where that says nothing, the job's name is looked up until the deadline.
+"""
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
+from airflow_ensemble.engine.errors import Fenced, Interrupted
 from airflow_ensemble.engine.index.interface import JobInfo, OutputIndex
-from airflow_ensemble.slurm.client import SlurmClient
+from airflow_ensemble.slurm.answers import Answer, Outcome
+from airflow_ensemble.slurm.client import SlurmClient, Trace, plain_id
+from airflow_ensemble.slurm.errors import (
+    OutcomeUnknown,
+    SlurmRefused,
+    SlurmUnavailable,
+    Unreachable,
+)
+
+log = logging.getLogger(__name__)
+
+#: Seconds for ``sbatch``, which itself may try again for 120 s.
+SBATCH_LIMIT = 150.0
+#: Seconds by which ``sbatch`` may outlive its limit.
+SLACK = 10.0
+#: Positive answers in a row, after the deadline, that make an absence certain: Slurm may be about
+#: to take up a request that it had received long before.
+ABSENCES = 2
 
 
 def submit_once(
@@ -27,6 +54,150 @@ def submit_once(
     :return: the job with its ``job_id``, as the index has it.
     :raises SlurmRefused: when the site says no; nothing is left open then.
     :raises SlurmUnavailable: when the site has not answered in time; the same call may work later.
+    :raises Unreachable: when the cluster cannot be reached; likewise.
     :raises Interrupted: when ``stop`` was set.
     """
-    raise NotImplementedError
+    return _Submission(index, client, patience, stop or threading.Event(), pause).run(job)
+
+
+@dataclass(frozen=True)
+class _Submission:
+    """One call of :func:`submit_once`."""
+
+    index: OutputIndex
+    client: SlurmClient
+    patience: float
+    stop: threading.Event
+    pause: float
+
+    def run(self, job: JobInfo) -> JobInfo:
+        """Resolve what earlier attempts left, then make new ones until one is answered."""
+        give_up = time.monotonic() + self.patience
+        job = self._reload(job)
+        while job.job_id is None:
+            found = self._resolve(job) if job.attempt else None
+            job = self._note(job, found) if found else self._attempt(job, give_up)
+        return job
+
+    def _reload(self, job: JobInfo) -> JobInfo:
+        """Return what the index knows now: another process may have come first."""
+        elements = self.index.elements(job=job.name)
+        return elements[0].job if elements else job
+
+    # --- a new attempt ----------------------------------------------------------------------------
+
+    def _attempt(self, job: JobInfo, give_up: float) -> JobInfo:
+        """Run ``sbatch`` under a new attempt; without an id afterwards, it is to be resolved."""
+        try:
+            begun = self.index.begin_attempt(job.name, self.patience, after=job.attempt)
+        except Fenced:
+            return self._reload(job)
+        if begun.job_id is not None:
+            return begun
+        log.info("job %s: attempt %d to submit begins", job.name, begun.attempt)
+        try:
+            answer = self.client.submit(begun.folder, begun.attempt, limit=self._limit)
+        except OutcomeUnknown as error:
+            log.warning("job %s: the answer of sbatch was lost: %s", job.name, error)
+            return begun
+        if answer.outcome is Outcome.SUBMITTED and answer.job_id is not None:
+            noted = self._note(begun, answer.job_id)
+            if begun.attempt > 1:
+                self._cancel_others(noted, self.client.find(begun.name) or [])
+            return noted
+        if answer.outcome is Outcome.REFUSED:
+            raise SlurmRefused(f"job {job.name}: {answer.text}")
+        if answer.outcome is Outcome.UNAVAILABLE:
+            if time.monotonic() > give_up:
+                raise SlurmUnavailable(f"job {job.name}: {answer.text}. Try again later")
+            log.warning("job %s: %s", job.name, answer.text)
+            self._wait(begun)
+            return begun
+        log.warning("job %s: it is not clear what was submitted: %s", job.name, answer.text)
+        return self._reload(begun)
+
+    @property
+    def _limit(self) -> float:
+        """Return the seconds for ``sbatch``: it is over when the attempt's deadline passes."""
+        return max(1.0, min(SBATCH_LIMIT, self.patience / 2))
+
+    def _note(self, job: JobInfo, job_id: str) -> JobInfo:
+        noted = self.index.note_submitted(job.name, job_id)
+        log.info("job %s is %s", job.name, noted.job_id)
+        self._cancel_others(noted, [job_id])
+        return noted
+
+    def _cancel_others(self, job: JobInfo, ids: Iterable[str]) -> None:
+        """Cancel jobs of our name that are not the one that counts."""
+        others = [one for one in ids if plain_id(one) != plain_id(job.job_id or "")]
+        if others:
+            log.warning(
+                "job %s was submitted more than once: %s counts, %s cancelled",
+                job.name,
+                job.job_id,
+                ", ".join(others) + (" is" if len(others) == 1 else " are"),
+            )
+            self.client.cancel(others)
+
+    # --- an attempt of which nobody here knows the end ------------------------------------------
+
+    def _resolve(self, job: JobInfo) -> str | None:
+        """Return the id that the newest attempt led to; None when it is certain that none was.
+
+        What is not answered is no absence: it is asked again, until long after the deadline.
+        """
+        absences = 0
+        overrun = max(job.deadline, self.index.now()) + self.patience
+        while True:
+            # Only what was asked after the deadline can be an absence.
+            is_late = self.index.now() > job.deadline
+            problem = "the site has not said whether the job exists"
+            try:
+                trace = self.client.look(job.folder, job.attempt)
+                if trace.fenced or _submitted_nothing(trace.answer):
+                    return None
+                if trace.answer is not None and trace.answer.job_id is not None:
+                    return trace.answer.job_id
+                found = self._find(job, trace)
+                if found:
+                    return found
+                is_over = trace.answer is not None or trace.age > self._limit + SLACK
+                absences = absences + 1 if found is not None and is_late and is_over else 0
+            except (Unreachable, OutcomeUnknown, SlurmUnavailable) as error:
+                absences, problem = 0, str(error)
+            if absences >= ABSENCES:
+                log.warning(
+                    "job %s: attempt %d was not submitted: its name is not known to the site",
+                    job.name,
+                    job.attempt,
+                )
+                return None
+            if self.index.now() > overrun:
+                raise SlurmUnavailable(
+                    f"job {job.name}: it is not known whether attempt {job.attempt} was submitted: "
+                    f"{problem}. Nothing is submitted until that is known: try again when Slurm answers"
+                )
+            self._wait(job)
+
+    def _find(self, job: JobInfo, trace: Trace) -> str | None:
+        """Return the oldest job of that name; empty when there is none, None without an answer."""
+        known = self.client.find(job.name)
+        ids = sorted({*trace.started, *(known or [])}, key=int)
+        if not ids:
+            return None if known is None else ""
+        log.warning("job %s: attempt %d turned up as %s", job.name, job.attempt, ids[0])
+        self._cancel_others(replace(job, job_id=ids[0]), ids)
+        return ids[0]
+
+    def _wait(self, job: JobInfo) -> None:
+        if self.stop.wait(self.pause):
+            raise Interrupted(f"job {job.name}: stopped while its submission was not settled")
+
+
+def _submitted_nothing(answer: Answer | None) -> bool:
+    """Return whether an attempt has ended for certain without a job: a new one may be made."""
+    return answer is not None and answer.outcome in (
+        Outcome.REFUSED,
+        Outcome.UNAVAILABLE,
+        Outcome.FENCED,
+    )
