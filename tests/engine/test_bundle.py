@@ -6,10 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import xarray as xr
 
 from airflow_ensemble.engine import bundle, segment, storage
+from airflow_ensemble.engine.index.interface import Result
 from airflow_ensemble.engine.recipe import ProductSpec
+from airflow_ensemble.engine.result_lines import render_results
+from airflow_ensemble.engine.simulation import Product, ProductStatus
 from tests.engine.running import assignments_of, recipe_of, write_chunk_file
 from tests.interpreters import SUPPORTED, interpreters
 
@@ -95,6 +100,107 @@ def test_its_processes_come_from_the_bundle_even_beside_an_installed_package(
 
     (where,) = (tmp_path / "output" / recipe.hash8 / "where").rglob("*.txt")
     assert where.read_text().startswith(str(archive))
+
+
+# --- collecting -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """Publish the product of three simulations and return the file that names them."""
+    root = storage.open_root(tmp_path / "output")
+    found = []
+    for n, id in enumerate(("a", "b", "none")):
+        record = Product("field", ProductStatus.COMPLETE_EMPTY)
+        if id != "none":
+            source = tmp_path / f"{id}.nc"
+            xr.Dataset({"v": ("x", np.arange(3) + 10.0 * n)}).to_netcdf(source)
+            size, checksum = root.publish(source, f"h/field/{id}.nc")
+            record = Product("field", ProductStatus.COMPLETE, f"h/field/{id}.nc", size, checksum)
+        found.append(Result(id, {"n": n}, 1, (record,)))
+    path = tmp_path / "results.jsonl"
+    path.write_text("".join(render_results(found)))
+    return path
+
+
+def collect(archive: Path, results: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(archive), "collect", "--results", str(results)]
+    output = ["--output", str(results.parent / "output")]
+    return subprocess.run(
+        [*command, *output, *options], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("name", ["all.nc", "all.zarr"])
+def test_products_are_collected_without_an_index(archive: Path, results: Path, name: str) -> None:
+    target = results.parent / name
+    done = collect(archive, results, "--to", str(target))
+    assert (done.returncode, done.stdout) == (0, f"wrote {target} of 3 simulations\n"), done.stderr
+    with xr.open_dataset(target, engine="zarr" if name == "all.zarr" else None) as dataset:
+        assert dataset["simulation"].values.tolist() == ["a", "b", "none"]
+        assert dataset["n"].values.tolist() == [0, 1, 2]
+        assert dataset["field"].values[:2].tolist() == [[0, 1, 2], [10, 11, 12]]
+        assert dataset["field_empty"].values.tolist() == [False, False, True]
+
+
+def test_the_format_may_be_given(archive: Path, results: Path) -> None:
+    target = results.parent / "without a suffix"
+    assert collect(archive, results, "--to", str(target), "--format", "netcdf").returncode == 0
+    with xr.open_dataset(target, engine="netcdf4") as dataset:
+        assert dataset.sizes["simulation"] == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--to", "x.csv"), "cannot tell the format of 'x.csv'"),
+        (("--to", "x.nc", "--product", "other"), "no complete simulation has a product 'other'"),
+        (("--to", "x.nc", "--results", "nowhere.jsonl"), "results nowhere.jsonl cannot be read"),
+        (("--to", "x.nc", "--results", "/dev/null"), "/dev/null names no result"),
+    ],
+)
+def test_wrong_input_is_said_in_one_line(
+    archive: Path, results: Path, options: tuple[str, ...], message: str
+) -> None:
+    done = collect(archive, results, *options)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_products_that_do_not_fit_together_are_no_wrong_input(
+    archive: Path, results: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "output/h/field/b.nc").unlink()
+    xr.Dataset({"v": ("x", np.arange(5.0))}).to_netcdf(tmp_path / "output/h/field/b.nc")
+    done = collect(archive, results, "--to", str(tmp_path / "all.nc"))
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert not (tmp_path / "all.nc").exists()
+
+
+def test_a_target_that_cannot_be_written_is_named(archive: Path, results: Path) -> None:
+    done = collect(archive, results, "--to", f"{results}/all.nc")
+    assert done.returncode == 1
+    assert f"error: {results}/all.nc was not written: " in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_python_without_the_packages_is_named(archive: Path, results: Path) -> None:
+    python = interpreters()["3.9"]
+    done = subprocess.run(
+        [
+            *(python, "-I", "-S", "-W", "error", archive, "collect", "--results", results),
+            *("--output", results.parent / "output", "--to", "all.zarr"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "has no xarray, dask, netCDF4, zarr" in done.stderr
+    assert "python" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_help_teaches(archive: Path) -> None:

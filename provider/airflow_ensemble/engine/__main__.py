@@ -35,6 +35,14 @@ complete or failed for good. Any number of workers may do so at once.
 exit codes: 0 all complete; 1 some failed; 2 index, output root or model cannot be used; 3 stopped,
 or the lease was lost (what ran is dead then and will be claimed again).
 """
+_COLLECT = """\
+Write the products of finished simulations as one dataset. No database is needed: which simulations
+and which files, says a file of results, one JSON record a line. The dataset is written aside and
+renamed, so that readers see the old one or the new one.
+
+exit codes: 0 written; 1 the products do not fit together, or cannot be read or written; 2 wrong
+input, or a Python without the packages that read and write datasets.
+"""
 _SERVE = _PULL.replace("until all are\ncomplete or failed for good", "and wait for more,\nfor ever")
 
 
@@ -80,7 +88,28 @@ def _parser() -> argparse.ArgumentParser:
         )
         _add_pull(pull)
         pull.set_defaults(function=_pull, serve=name == "serve")
+    collect = commands.add_parser(
+        "collect",
+        help="write products as one dataset",
+        description=_COLLECT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_collect(collect)
+    collect.set_defaults(function=_collect)
     return parser
+
+
+def _add_collect(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--results", type=Path, required=True, help="the file of results")
+    parser.add_argument("--output", required=True, help="output root that holds the products")
+    parser.add_argument("--to", required=True, metavar="PATH", help="path or URI of the dataset")
+    parser.add_argument(
+        "--format", choices=("zarr", "netcdf"), help="default: by the ending of PATH"
+    )
+    parser.add_argument(
+        "--product", action="append", metavar="NAME", help="only this product; may be repeated"
+    )
+    parser.add_argument("--verbose", action="store_true", help="log more")
 
 
 def _add_pull(parser: argparse.ArgumentParser) -> None:
@@ -133,6 +162,29 @@ def _pull(options: argparse.Namespace) -> int:
             )
         finally:
             index.close()
+
+
+def _collect(options: argparse.Namespace) -> int:
+    from airflow_ensemble.engine.collect import (
+        check_format,
+        check_packages,
+        open_collection,
+        write_collection,
+    )
+    from airflow_ensemble.engine.result_lines import read_results
+    from airflow_ensemble.engine.storage import open_root
+
+    check_packages(check_format(options.to, options.format))
+    results = read_results(options.results)
+    if not results:
+        raise UsageError(f"{options.results} names no result: there is nothing to collect")
+    try:
+        dataset = open_collection(results, open_root(options.output), options.product)
+        written = write_collection(dataset, options.to, options.format)
+    except OSError as error:
+        raise EnsembleError(f"{options.to} was not written: {error}") from error
+    print(f"wrote {written} of {len(results)} simulations")
+    return 0
 
 
 def _positive(text: str) -> int:

@@ -18,12 +18,14 @@ import time.
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -341,6 +343,22 @@ def check_format(target: str, format: str | None = None) -> str:
             f".zarr or .nc, or a format, one of {', '.join(FORMATS)}"
         )
     return format
+
+
+def check_packages(format: str) -> None:
+    """Refuse a Python that cannot read products and write a dataset.
+
+    :param format: of the dataset: ``zarr`` or ``netcdf``.
+    :raises UsageError: naming the interpreter and the packages that it lacks.
+    """
+    needed = ["xarray", "dask", "netCDF4", *(["zarr"] if format == "zarr" else [])]
+    missing = [name for name in needed if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"{sys.executable} cannot collect products: it has no {', '.join(missing)}. Install "
+            f"them there (pip install {' '.join(missing)}), or fetch the products and collect "
+            "where they are installed"
+        )
 
 
 def _storable(dataset: xr.Dataset) -> xr.Dataset:
