@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from airflow.sdk import Asset, Context, TriggerRule
@@ -87,7 +88,7 @@ class CollectOperator(EnsembleOperator):
         if judgement.ok:
             self.log.info("batch %s: %s", batch, judgement.message)
             return
-        for line in name_offenders(control, batch, self.command_arguments):
+        for line in name_offenders(control, Scope(batch=batch), self.command_arguments):
             self.log.error("%s", line)
         raise AirflowFailException(f"batch {batch}: {judgement.message}")
 
@@ -125,10 +126,14 @@ class CollectOperator(EnsembleOperator):
             return None
 
 
-def name_offenders(control: Control, batch: str, target: str) -> list[str]:
-    """Return a line for each of the first simulations of a batch that failed or did not run."""
+def name_offenders(control: Control, scope: Scope, target: str) -> list[str]:
+    """Return a line for each of the first simulations that failed or did not run.
+
+    :param scope: which simulations, whatever their status.
+    :param target: the arguments with which ``ensemble`` finds them.
+    """
     statuses = [status for status in Status if status not in TERMINAL] + [Status.FAILED]
-    scope = Scope(batch=batch, statuses=statuses)
+    scope = replace(scope, statuses=statuses)
     found = list(control.index.simulations(control.key, scope, limit=MAX_NAMED))
     lines = [
         f"{info.simulation.id}: {info.status.value}"

@@ -20,7 +20,7 @@ from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
 from airflow_ensemble.engine.batch import reopen_chunk
 from airflow_ensemble.engine.control import Control
-from airflow_ensemble.engine.index.interface import ElementInfo
+from airflow_ensemble.engine.index.interface import ElementInfo, Scope
 from airflow_ensemble.hooks.slurm import SlurmHook
 from airflow_ensemble.operators.base import (
     EnsembleOperator,
@@ -28,6 +28,7 @@ from airflow_ensemble.operators.base import (
     note_start,
     was_cleared,
 )
+from airflow_ensemble.operators.collect import name_offenders
 from airflow_ensemble.operators.run_chunk import failure_text
 from airflow_ensemble.operators.slurm_job_link import SlurmJobLink, job_page
 from airflow_ensemble.slurm.batches import resubmit
@@ -201,7 +202,9 @@ class SlurmChunkSensor(EnsembleOperator):
         elif settled.next == "retry":
             raise AirflowException(settled.message)
         else:
-            self._name_failures(settled)
+            scope = Scope(chunk=self.chunk_id)
+            for line in name_offenders(control, scope, self.command_arguments):
+                self.log.error("%s", line)
             raise AirflowFailException(settled.message)
 
     def _finish(self, settled: Settled) -> None:
@@ -211,15 +214,12 @@ class SlurmChunkSensor(EnsembleOperator):
             *(self.chunk_id, counts.complete, counts.empty, counts.failed, counts.total),
         )
         if counts.failed:
-            self._name_failures(settled)
+            target = self.command_arguments
+            text = failure_text(self.chunk_id, counts, settled.failures, target)
+            self.log.error("%s", text)
             raise AirflowFailException(
                 f"chunk {self.chunk_id}: {counts.failed} simulations failed for good, see above"
             )
-
-    def _name_failures(self, settled: Settled) -> None:
-        target = self.command_arguments
-        text = failure_text(self.chunk_id, settled.counts, settled.failures, target)
-        self.log.error("%s", text)
 
     def _submit_again(self, control: Control, cluster: Cluster, context: Context) -> None:
         job = resubmit(control, cluster, self.chunk_id)
