@@ -8,7 +8,6 @@ from enum import Enum
 
 from airflow_ensemble.slurm.parsing import parse_submitted
 
-
 #: What an attempt's file ``answer`` holds when it was ended before ``sbatch`` was run.
 FENCED = "fenced before sbatch was run"
 

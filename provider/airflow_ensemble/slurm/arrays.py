@@ -46,7 +46,7 @@ class JobId:
 
 
 _PIECE = re.compile(r"(\d{1,10})(?:-(\d{1,10})(?::(\d{1,10}))?)?")
-_ID = re.compile(r"(\d{1,12})(?:_(\[[^\[\]]*\]?|\d{1,10})|\+(\d{1,6}))?(?:;\S+)?")
+_ID = re.compile(r"(\d{1,12})(?:_(\[[^\[\]]*\]?|\d{1,10})|\+(\d{1,6}))?(?:;[\w.-]+)?")
 
 
 def parse_elements(text: str) -> Elements:

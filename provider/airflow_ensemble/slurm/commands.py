@@ -21,6 +21,7 @@ PATIENCE = 60
 BATCH = 200
 #: Job names that one ``squeue`` gets; with more, all of the account's jobs are asked for.
 MAX_NAMES = 400
+_MARKING = f"""mark() {{ printf '\\n{MARK} %s %s\\n' "$1" "$2"; }}\n"""
 #: Variables of ``sbatch`` that would change what we rely on, whether ``job.sh`` names it or not.
 _OVERRIDING = (
     "SBATCH_ARRAY_INX",
@@ -34,8 +35,7 @@ _OVERRIDING = (
 PRELUDE = f"""\
 export SLURM_TIME_FORMAT=%s SLURM_BITSTR_LEN=0 LC_ALL=C
 unset $(env | sed -n 's/^\\(SQUEUE_[A-Z_]*\\)=.*/\\1/p;s/^\\(SACCT_[A-Z_]*\\)=.*/\\1/p') NOTHING
-mark() {{ printf '\\n{MARK} %s %s\\n' "$1" "$2"; }}
-"""
+{_MARKING}"""
 
 
 @dataclass(frozen=True)
@@ -153,15 +153,16 @@ def submit_text(folder: str, attempt: int, limit: float) -> str:
     for what it does not say (``SBATCH_ACCOUNT``) stay.
     """
     place = f"attempt-{attempt:d}"
+    # Nothing is exported here: jobs inherit the environment of sbatch.
     return f"""\
-{PRELUDE}cd {shlex.quote(folder)} || {{ mark nofolder 1; exit 0; }}
+{_MARKING}cd {shlex.quote(folder)} || {{ mark nofolder 1; exit 0; }}
 if ! said=$(mkdir {place} 2>&1); then
 printf '%s\\n' "$said"
 [ -d {place} ] && mark fenced 0 || mark unwritable 1
 exit 0
 fi
-unset {" ".join(_OVERRIDING)} $(sed -n 's/^#SBATCH --time=.*/SBATCH_TIMELIMIT/p;s/^#SBATCH --\\([a-z-]*\\).*/\
-SBATCH_\\1/p' job.sh | tr a-z- A-Z_)
+unset {" ".join(_OVERRIDING)} $(sed -n 's/^#SBATCH --time=.*/SBATCH_TIMELIMIT/p
+s/^#SBATCH --\\([a-z-]*\\).*/SBATCH_\\1/p' job.sh | tr a-z- A-Z_)
 timeout -k 10 {limit:.0f} sbatch --parsable job.sh >{place}/answer 2>&1 </dev/null
 printf '\\ncode=%s\\n' "$?" >>{place}/answer
 cat {place}/answer

@@ -18,7 +18,7 @@ QUEUE_FORMAT = (
 #: What ``sacct -o`` is asked for; names of others may hold anything, so the name comes last.
 ACCOUNTING_FORMAT = "JobID,State,ExitCode,Submit,Start,End,NodeList,JobName"
 
-_SUBMITTED = re.compile(r"(?:Submitted batch job )?(\d{1,12})(?:;(\S+))?")
+_SUBMITTED = re.compile(r"(?:Submitted batch job )?(\d{1,12})(?:;([\w.-]+))?")
 _LIMIT = re.compile(r"\d{1,12}")
 
 

@@ -175,7 +175,7 @@ class _Submission:
             if self.index.now() > overrun:
                 raise SlurmUnavailable(
                     f"job {job.name}: it is not known whether attempt {job.attempt} was submitted: "
-                    f"{problem}. Nothing is submitted until that is known: try again when Slurm answers"
+                    f"{problem}. Nothing is submitted until that is known: try again later"
                 )
             self._wait(job)
 
