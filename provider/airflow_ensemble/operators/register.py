@@ -9,7 +9,9 @@ from airflow.sdk import Context
 
 from airflow_ensemble.engine.batch import register
 from airflow_ensemble.engine.index.interface import BatchInfo, Registration
+from airflow_ensemble.hooks.slurm import Clusters
 from airflow_ensemble.operators.base import EnsembleOperator, airflow_errors
+from airflow_ensemble.slurm.settling import settler
 
 #: States of a DAG run whose tasks may still work on its batch.
 LIVE_STATES = ["queued", "running"]
@@ -26,11 +28,12 @@ class RegisterSimulationsOperator(EnsembleOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Register and return what was found."""
-        with airflow_errors(), self.hook.open(create=True) as control:
+        with airflow_errors(), self.open_control(create=True) as control, Clusters() as clusters:
             registration = register(
                 control,
                 batch_key(context),
                 driver_alive=lambda batch: dag_run_lives(context, batch),
+                settlers={"slurm": settler(clusters)},
             )
             name = control.ensemble.name
         self.log.info("%s", summary(name, registration, self.command_arguments))
