@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Sequence
 
@@ -28,29 +29,18 @@ def prepare(
     known = _job_of(session, *chunks[0])
     if known is not None:
         return find(session, known)
-    for chunk, submission in chunks:
-        if other := _job_of(session, chunk, submission):
-            raise OutputIndexError(
-                f"submission {submission} of chunk {chunk} belongs to job {other}: it cannot be "
-                "submitted with another"
-            )
-    return _enter(session, batch, chunks, place, parent, prefix)
-
-
-def _enter(
-    session: Session,
-    batch: str,
-    chunks: Sequence[tuple[str, int]],
-    place: str,
-    parent: str,
-    prefix: str,
-) -> JobInfo:
+    elements = json.dumps(list(chunks))
+    taken = session.row("element_taken", elements=elements)
+    if taken is not None:
+        raise OutputIndexError(
+            f"submission {taken[1]} of chunk {taken[0]} belongs to job {taken[2]}: it cannot be "
+            "submitted with another"
+        )
     (number,) = session.row("job_next", batch=batch) or (0,)
     name = f"{prefix}-{batch}-{number}-{secrets.token_hex(3)}"
     folder = f"{parent.rstrip('/')}/{name}"
     session.run("job_insert", name=name, batch=batch, number=number, place=place, folder=folder)
-    for element, (chunk, submission) in enumerate(chunks):
-        session.run("element_insert", chunk=chunk, submission=submission, job=name, element=element)
+    session.run("element_insert", job=name, elements=elements)
     return JobInfo(name, batch, place, folder)
 
 
