@@ -1,0 +1,59 @@
+"""Submit a batch and die by SIGKILL on the way: run as ``python -m tests.slurm.dying``.
+
+Standard input is JSON: ``file``, ``shared``, ``login``, ``operation`` (1 for the first use of the
+runner, 0 for never) and ``moment`` (``before`` it, ``after`` it). Prints what each use was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from airflow_ensemble.slurm.connecting import Login
+from tests.slurm.driving import opened, submit_batch
+from tests.slurm.meddling import MeddledRunner
+
+
+class Dying:
+    """Counts the uses of a runner, and ends this process at one of them.
+
+    :param operation: which one, from 1.
+    :param moment: ``before`` it or ``after`` it.
+    """
+
+    def __init__(self, operation: int, moment: str) -> None:
+        self.count = 0
+        self._operation = operation
+        self._moment = moment
+
+    def __call__(self, name: str, argument: str, work: Callable[[], object]) -> object:
+        self.count += 1
+        print(name, "sbatch" if "--parsable" in argument else Path(argument[:200]).name, flush=True)
+        self._die_at("before")
+        result = work()
+        self._die_at("after")
+        return result
+
+    def _die_at(self, moment: str) -> None:
+        if (self.count, moment) == (self._operation, self._moment):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main() -> None:
+    task = json.load(sys.stdin)
+    dying = Dying(task["operation"], task["moment"])
+    with opened(
+        Path(task["file"]),
+        Login(**task["login"]),
+        Path(task["shared"]),
+        lambda inner: MeddledRunner(inner, dying),
+    ) as (control, cluster):
+        submit_batch(control, cluster)
+
+
+if __name__ == "__main__":
+    main()
