@@ -31,7 +31,7 @@ PRIVILEGE_SEPARATION = Path("/run/sshd")
 class SshServer:
     """A running sshd with keys and a port of its own.
 
-    :param options: lines of sshd_config, which win over those here.
+    :param options: lines of sshd_config, each instead of the one of that name here.
     """
 
     def __init__(self, *options: str) -> None:
@@ -123,6 +123,16 @@ class SshServer:
         self._sessions_left = psutil.Process(self._process.pid).children(recursive=True)
         self._end_sessions()
 
+    def pause(self) -> None:
+        """Let the server and its connections stand still, as a machine that swaps does."""
+        for process in self._processes():
+            process.suspend()
+
+    def resume(self) -> None:
+        """Let everything go on."""
+        for process in self._processes():
+            process.resume()
+
     @property
     def accepted(self) -> int:
         """Return how many connections have been logged in so far."""
@@ -145,7 +155,7 @@ class SshServer:
         self.close()
 
     def _defaults(self) -> list[str]:
-        return [
+        lines = [
             f"Port {self.port}",
             "ListenAddress 127.0.0.1",
             f"HostKey {self.root / 'host_key'}",
@@ -162,6 +172,13 @@ class SshServer:
             "LogLevel VERBOSE",
             "Subsystem sftp internal-sftp",
         ]
+        given = {option.split()[0] for option in self._options}
+        return [line for line in lines if line.split()[0] not in given]
+
+    def _processes(self) -> list[psutil.Process]:
+        assert self._process is not None
+        server = psutil.Process(self._process.pid)
+        return [server, *server.children(recursive=True)]
 
     def _end_sessions(self) -> None:
         for process in self._sessions_left:

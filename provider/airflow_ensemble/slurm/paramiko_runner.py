@@ -10,6 +10,7 @@ import contextlib
 import select
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 _BLOCK = 32768
 #: Seconds between two looks at a channel that may take more input.
 _SENDING_PAUSE = 0.02
+#: How often to ask for a session that the server refuses, and seconds in between: one that was
+#: closed is not free at once.
+_SESSION_TRIES = 20
+_SESSION_PAUSE = 0.1
 
 
 class ParamikoRunner(SshRunner):
@@ -88,7 +93,7 @@ class ParamikoRunner(SshRunner):
         except (EOFError, OSError, paramiko.SSHException, paramiko.SFTPError) as error:
             channel.close()
             if self._connection is None or not self._connection.is_alive:
-                raise Unreachable(f"{self.place} closed the connection: {error}") from error
+                raise self._closed(error) from error
             raise AccessRefused(
                 f"{self.place} runs commands but does not speak SFTP ({error or 'no answer'}): its "
                 "sshd needs a line 'Subsystem sftp internal-sftp', or the account's start-up files "
@@ -99,22 +104,37 @@ class ParamikoRunner(SshRunner):
         """Open a channel, over a new connection if the one there was is gone."""
         import paramiko
 
-        for is_last in (False, True):
-            is_new = self._connection is None or not self._connection.is_alive
-            connection = self._connected()
+        was_connected = self._connection is not None
+        try:
+            return self._open_session()
+        except (EOFError, OSError, paramiko.SSHException) as error:
+            self.close()
+            if not was_connected:
+                raise self._closed(error) from error
+        try:
+            return self._open_session()
+        except (EOFError, OSError, paramiko.SSHException) as error:
+            self.close()
+            raise self._closed(error) from error
+
+    def _open_session(self) -> paramiko.Channel:
+        """Open a channel; where a site allows only one at a time, instead of that for files."""
+        import paramiko
+
+        transport = self._connected().transport
+        for _ in range(_SESSION_TRIES):
             try:
-                return connection.transport.open_session(timeout=self._login.connect_timeout)
+                return transport.open_session(timeout=self._login.connect_timeout)
             except paramiko.ChannelException as error:
-                raise Unreachable(
-                    f"{self.place} opens no more sessions in this connection: {error}"
-                ) from error
-            except (EOFError, OSError, paramiko.SSHException) as error:
-                self.close()
-                if is_last or is_new:
-                    raise Unreachable(
-                        f"{self.place} closed the connection: {error or 'no answer'}"
-                    ) from error
-        raise AssertionError("unreachable")
+                refusal = error
+            self._close_files()
+            time.sleep(_SESSION_PAUSE)
+        raise Unreachable(
+            f"{self.place} opens no more sessions in this connection (MaxSessions): {refusal.text}"
+        )
+
+    def _closed(self, error: Exception) -> Unreachable:
+        return Unreachable(f"{self.place} closed the connection: {error or 'no answer'}")
 
     def _connected(self) -> SshConnection:
         if self._connection is not None and not self._connection.is_alive:
