@@ -308,6 +308,35 @@ def test_charges_at_once_count_once(location: str, index: OutputIndex) -> None:
     assert {info.tries for info in index.simulations(key)} == {1}
 
 
+def test_the_end_of_an_older_submission_changes_nothing(index: OutputIndex) -> None:
+    key = index.define(limited(3))
+    chunk = dispatched(index, key, 1, 2)[0]
+    second = index.resubmit(chunk.id, submission=1)
+    assert second.submission == 2
+    index.record(key, [started(one) for one in index.assignments(chunk.id)])
+    before = list(index.simulations(key))
+    assert index.charge(chunk.id, submission=1) == 0
+    assert index.settle(chunk.id, submission=1) == 0
+    assert index.resubmit(chunk.id, submission=1) == second
+    assert list(index.simulations(key)) == before
+    assert index.charge(chunk.id, submission=2) == 2
+    assert index.settle(chunk.id, submission=2) == 2
+
+
+def test_a_submission_that_ended_is_resubmitted_once(location: str, index: OutputIndex) -> None:
+    key = index.define(limited(3))
+    chunk = dispatched(index, key, *range(30))[0]
+    index.record(key, [started(one) for one in index.assignments(chunk.id)])
+
+    def resubmit(one: OutputIndex, _: int) -> JobInfo:
+        return prepared(one, [one.resubmit(chunk.id, submission=1)])
+
+    assert len(set(at_once(location, 6, resubmit))) == 1
+    assert index.chunk(chunk.id).submission == 2
+    assert {one.attempt for one in index.assignments(chunk.id)} == {2}
+    assert {info.tries for info in index.simulations(key)} == {1}
+
+
 def test_charging_an_unknown_chunk_is_refused(index: OutputIndex) -> None:
     with pytest.raises(UsageError, match="'nothing' is not in this output index"):
         index.charge("nothing")

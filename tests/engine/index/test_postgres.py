@@ -126,6 +126,30 @@ def test_other_calls_whose_answer_was_lost_do_nothing_twice(
     index.close()
 
 
+def test_jobs_whose_answer_was_lost_are_entered_and_begun_once(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    location = postgres.new_database()
+    index = open_index(location, create=True)
+    key = index.define(recipe())
+    chunk = dispatched(index, key, 1)[0]
+    lose_next_answer(index, monkeypatch, postgres, location)
+    job = index.prepare_job(chunk.batch, [(chunk.id, 1)], place="hpc", parent="/x")
+    assert index.jobs(key) == [job]
+    for attempt in (1, 2):
+        lose_next_answer(index, monkeypatch, postgres, location)
+        begun = index.begin_attempt(job.name, 300.0, after=attempt - 1)
+        assert begun.attempt == attempt
+        assert index.jobs(key) == [begun]
+    lose_next_answer(index, monkeypatch, postgres, location)
+    submitted = index.note_submitted(job.name, "4711")
+    assert index.jobs(key) == [submitted]
+    lose_next_answer(index, monkeypatch, postgres, location)
+    assert index.resubmit(chunk.id, submission=1).submission == 2
+    assert index.chunk(chunk.id).submission == 2
+    index.close()
+
+
 def test_wrong_credentials_fail_at_once_and_show_no_password(postgres: PostgresServer) -> None:
     begin = time.monotonic()
     for location in (

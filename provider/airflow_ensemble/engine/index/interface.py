@@ -348,7 +348,14 @@ class OutputIndex(ABC):
         """Return the unfinished simulations that the chunk owns, with their attempts, in order."""
 
     @abstractmethod
-    def resubmit(self, chunk: str, *, reason: Reason = Reason.LOST, detail: str = "") -> ChunkInfo:
+    def resubmit(
+        self,
+        chunk: str,
+        *,
+        reason: Reason = Reason.LOST,
+        detail: str = "",
+        submission: int | None = None,
+    ) -> ChunkInfo:
         """Give every unfinished simulation of the chunk a new attempt, and the chunk a submission.
 
         To be called only when the newest execution is known to have ended. Rows that are
@@ -356,20 +363,40 @@ class OutputIndex(ABC):
 
         :param reason: what those are charged with.
         :param detail: one line for people; default says that the chunk ended without them.
+        :param submission: the submission that has ended; when the chunk has a newer one already,
+            because another process came first, nothing is changed. None is the newest.
+        :return: the chunk with its newest submission.
         """
 
     @abstractmethod
-    def charge(self, chunk: str, *, reason: Reason = Reason.LOST, detail: str = "") -> int:
+    def charge(
+        self,
+        chunk: str,
+        *,
+        reason: Reason = Reason.LOST,
+        detail: str = "",
+        submission: int | None = None,
+    ) -> int:
         """Charge the chunk's ``running`` rows, because its newest execution has ended.
 
         What may run again stays with the chunk, as dispatched, until ``resubmit`` or ``settle``.
+        The parameters are those of :meth:`resubmit`.
 
         :return: how many were charged.
         """
 
     @abstractmethod
-    def settle(self, chunk: str, *, reason: Reason = Reason.LOST, detail: str = "") -> int:
+    def settle(
+        self,
+        chunk: str,
+        *,
+        reason: Reason = Reason.LOST,
+        detail: str = "",
+        submission: int | None = None,
+    ) -> int:
         """End the chunk: its running rows are charged, the unfinished ones return to ``pending``.
+
+        The parameters are those of :meth:`resubmit`.
 
         :return: how many simulations it gave back.
         """

@@ -131,23 +131,41 @@ class DatabaseIndex(OutputIndex):
         """Return the unfinished simulations that the chunk owns, in order."""
         return self._database.read(lambda session: ownership.assignments(session, chunk))
 
-    def resubmit(self, chunk: str, *, reason: Reason = Reason.LOST, detail: str = "") -> ChunkInfo:
+    def resubmit(
+        self,
+        chunk: str,
+        *,
+        reason: Reason = Reason.LOST,
+        detail: str = "",
+        submission: int | None = None,
+    ) -> ChunkInfo:
         """Give every unfinished simulation of the chunk a new attempt."""
-        return self._database.transact(
-            lambda session: ownership.resubmit(session, chunk, reason, detail)
-        )
+        ended = ownership.Ended(reason, detail, submission)
+        return self._database.transact(lambda session: ownership.resubmit(session, chunk, ended))
 
-    def charge(self, chunk: str, *, reason: Reason = Reason.LOST, detail: str = "") -> int:
+    def charge(
+        self,
+        chunk: str,
+        *,
+        reason: Reason = Reason.LOST,
+        detail: str = "",
+        submission: int | None = None,
+    ) -> int:
         """Charge the chunk's ``running`` rows, because its newest execution has ended."""
-        return self._database.transact(
-            lambda session: ownership.charge(session, chunk, reason, detail)
-        )
+        ended = ownership.Ended(reason, detail, submission)
+        return self._database.transact(lambda session: ownership.charge(session, chunk, ended))
 
-    def settle(self, chunk: str, *, reason: Reason = Reason.LOST, detail: str = "") -> int:
+    def settle(
+        self,
+        chunk: str,
+        *,
+        reason: Reason = Reason.LOST,
+        detail: str = "",
+        submission: int | None = None,
+    ) -> int:
         """End the chunk: the unfinished ones return to ``pending``."""
-        return self._database.transact(
-            lambda session: ownership.settle(session, chunk, reason, detail)
-        )
+        ended = ownership.Ended(reason, detail, submission)
+        return self._database.transact(lambda session: ownership.settle(session, chunk, ended))
 
     # --- push: array jobs of a cluster ----------------------------------------------------------
 

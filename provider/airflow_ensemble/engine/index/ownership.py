@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from airflow_ensemble.engine.chunk import Assignment
 from airflow_ensemble.engine.errors import Fenced, UsageError
@@ -13,6 +14,20 @@ from airflow_ensemble.engine.index.interface import BatchInfo, ChunkInfo, Ensemb
 from airflow_ensemble.engine.simulation import Reason
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The end of a chunk's execution.
+
+    :param reason: what its running simulations are charged with.
+    :param detail: one line for people; empty says that the chunk ended without them.
+    :param submission: the submission that has ended; None is the newest.
+    """
+
+    reason: Reason
+    detail: str
+    submission: int | None
 
 
 # --- push ---------------------------------------------------------------------------------------
@@ -113,28 +128,40 @@ def assignments(session: Session, chunk: str) -> list[Assignment]:
     return [rows.assignment(row) for row in session.rows("chunk_assignments", chunk=chunk)]
 
 
-def resubmit(session: Session, id: str, reason: Reason, detail: str) -> ChunkInfo:
+def resubmit(session: Session, id: str, ended: Ended) -> ChunkInfo:
     """Charge what ran, number the unfinished attempts anew."""
-    charge(session, id, reason, detail)
-    if session.run("chunk_renumber", chunk=id):
-        session.run("chunk_submit", chunk=id)
-    else:
-        session.run("chunk_settle", chunk=id)
+    if _has_ended(session, id, ended):
+        _charge_chunk(session, id, ended)
+        if session.run("chunk_renumber", chunk=id):
+            session.run("chunk_submit", chunk=id)
+        else:
+            session.run("chunk_settle", chunk=id)
     return chunk(session, id)
 
 
-def charge(session: Session, id: str, reason: Reason, detail: str) -> int:
+def charge(session: Session, id: str, ended: Ended) -> int:
     """Charge what ran; return how many."""
-    _lock_chunk(session, id)
-    running = session.rows("chunk_running", chunk=id)
-    return _charge(session, running, reason, detail or f"chunk {id} ended without it")
+    return _charge_chunk(session, id, ended) if _has_ended(session, id, ended) else 0
 
 
-def settle(session: Session, id: str, reason: Reason, detail: str) -> int:
+def settle(session: Session, id: str, ended: Ended) -> int:
     """Charge what ran, give back the unfinished."""
-    charge(session, id, reason, detail)
+    if not _has_ended(session, id, ended):
+        return 0
+    _charge_chunk(session, id, ended)
     session.run("chunk_settle", chunk=id)
     return session.run("chunk_give_back", chunk=id)
+
+
+def _has_ended(session: Session, id: str, ended: Ended) -> bool:
+    """Lock the chunk, and say whether what has ended is its newest submission."""
+    newest = _lock_chunk(session, id)
+    return ended.submission is None or ended.submission == newest
+
+
+def _charge_chunk(session: Session, id: str, ended: Ended) -> int:
+    running = session.rows("chunk_running", chunk=id)
+    return _charge(session, running, ended.reason, ended.detail or f"chunk {id} ended without it")
 
 
 def reopen_chunk(session: Session, id: str) -> int:
@@ -146,9 +173,12 @@ def reopen_chunk(session: Session, id: str) -> int:
     return revived
 
 
-def _lock_chunk(session: Session, id: str) -> None:
-    if session.row("chunk_lock", chunk=id) is None:
+def _lock_chunk(session: Session, id: str) -> int:
+    """Keep everyone else from changing the chunk, and return its newest submission."""
+    row = session.row("chunk_lock", chunk=id)
+    if row is None:
         raise _unknown_chunk(id)
+    return int(row[0])
 
 
 def _unknown_chunk(id: str) -> UsageError:

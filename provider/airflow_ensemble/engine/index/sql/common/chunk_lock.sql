@@ -1,1 +1,1 @@
-SELECT c.id FROM chunks AS c WHERE c.id = :chunk @for_update
+SELECT c.submission FROM chunks AS c WHERE c.id = :chunk @for_update
