@@ -139,6 +139,7 @@ BLOCKING_REASONS: tuple[str, ...] = (
     "jobheldadmin",
     "jobhelduser",
     "launch failed requeued held",
+    "job requeued in held state",
     "assocmaxcpuperjoblimit",
     "assocmaxcpuminutesperjoblimit",
     "assocmaxnodeperjoblimit",
