@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import os
+import random
 import shlex
 import shutil
 import tempfile
@@ -42,6 +43,8 @@ from airflow_ensemble.slurm.runner import Runner
 BLOCK = 8 << 20
 #: What the claiming command ends with when the record is no longer the one that was read.
 _CHANGED = 74
+#: How often to enter a claim while others enter theirs.
+_CLAIMS = 20
 
 
 def open_output(uri: str, runner: Runner) -> OutputRoot:
@@ -182,9 +185,9 @@ class RemoteRoot(OutputRoot):
         The record is exchanged on the cluster, by one command that holds the lock which local
         roots hold as well, and only if it is still the one that was read.
         """
-        for _ in range(5):
+        for _ in range(_CLAIMS):
             before = self._read_raw_record()
-            record = parse_record(before.decode("utf-8", "replace"), self.uri) if before else {}
+            record = {} if before is None else parse_record(_decoded(before), self.uri)
             claim = judge_claim(record, self.uri, ensemble, settings.hash)
             if record and record["last"] == settings.hash:
                 return claim
@@ -192,23 +195,26 @@ class RemoteRoot(OutputRoot):
             text = json.dumps(entered, indent=1, sort_keys=True) + "\n"
             if self._exchange_record(before, text.encode()):
                 return claim
+            time.sleep(random.uniform(0.0, 0.2))
         raise StorageError(
             f"{self.uri}/{SETTINGS} is being changed by others all the time: try again"
         )
 
-    def _read_raw_record(self) -> bytes:
+    def _read_raw_record(self) -> bytes | None:
         try:
             return self.read(SETTINGS)
         except NotInRoot:
-            return b""
+            return None
 
-    def _exchange_record(self, before: bytes, after: bytes) -> bool:
+    def _exchange_record(self, before: bytes | None, after: bytes) -> bool:
+        """Replace the record if it is still the one that was read; return whether it was."""
         target = self._path(SETTINGS)
         aside = _aside(target)
         with self._explained(f"cannot write {target}"):
             self.runner.make_folders(target.rpartition("/")[0])
             self.runner.write(aside, after)
-        done = self.runner.run(_exchange_script(target, aside), input=before)
+        script = _exchange_script(target, aside, is_there=before is not None)
+        done = self.runner.run(script, input=before or b"")
         if done.code not in (0, _CHANGED):
             raise StorageError(f"cannot write {target} on {self.runner.place}: {done.err.strip()}")
         return done.code == 0
@@ -293,14 +299,26 @@ def _aside(target: str) -> str:
     return f"{target.rpartition('/')[0]}/.{uuid.uuid4().hex}.tmp"
 
 
-def _exchange_script(target: str, aside: str) -> str:
-    """Return a command that renames ``aside`` if ``target`` holds what comes on its input."""
+def _decoded(record: bytes) -> str:
+    """Return the text of a record; an empty one, which is no record, if it is no text."""
+    try:
+        return record.decode()
+    except UnicodeDecodeError:
+        return ""
+
+
+def _exchange_script(target: str, aside: str, *, is_there: bool) -> str:
+    """Return a command that renames ``aside`` to ``target`` unless that has changed.
+
+    :param is_there: whether ``target`` should be there, with what comes on standard input.
+    """
     record, new = shlex.quote(target), shlex.quote(aside)
     lock = shlex.quote(f"{target.rpartition('/')[0]}/settings.lock")
+    is_same = f"cmp -s - {record}" if is_there else f"[ ! -e {record} ]"
     # Where there is no flock(1), or no locks, the comparison alone keeps the moment short.
     return (
-        f"exec 9>>{lock} && {{ flock -w 30 9 2>/dev/null || true; }}\n"
-        f'if [ -e {record} ]; then cmp -s - {record}; else [ -z "$(head -c 1)" ]; fi\n'
-        f"if [ $? -eq 0 ]; then mv -f {new} {record}; exit $?; fi\n"
+        f"exec 9>>{lock} || exit 1\n"
+        "flock -w 30 9 2>/dev/null\n"
+        f"if {is_same}; then mv -f {new} {record}; exit $?; fi\n"
         f"rm -f {new}; exit {_CHANGED}\n"
     )
