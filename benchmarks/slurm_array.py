@@ -1,0 +1,180 @@
+"""An array of elements that do next to nothing, through ``ensemble run --wait`` on a login node.
+
+    .venv/bin/python benchmarks/slurm_array.py [--small]
+
+On a private Slurm of this machine, with accounting, beside submitit and a plain loop around squeue.
+Every fiftieth element fails on purpose. The floor is the very script that ``ensemble run`` has
+submitted, submitted again by a bare ``sbatch``: the same workers do the same, and nobody waits for
+them but a watcher whose questions are not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.cli.login_node import LoginNode
+from tests.services.slurm import SlurmCluster, accounting_template
+
+#: Seconds between two polls, ours and the loop's; submitit has its own times.
+POLL = 2
+#: Each how many-th element fails.
+EVERY = 50
+MODEL = """
+    def simulate(run):
+        if run.params["fails"]:
+            raise ValueError("on purpose")
+        return {"values": None}
+"""
+SUBMIT = "REQUEST_SUBMIT_BATCH_JOB"
+
+
+@dataclass
+class Measured:
+    """What one way of running the array has cost.
+
+    :param seconds: wall time.
+    :param submits: times that slurmctld was asked to submit.
+    :param asks: other requests of the account.
+    :param wrong: elements that are said to have ended otherwise than they did.
+    :param connections: SSH connections.
+    """
+
+    seconds: float
+    submits: int
+    asks: int
+    wrong: int
+    connections: int
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--small", action="store_true", help="50 elements, not 1,000")
+    count = 50 if parser.parse_args().small else 1000
+    with SlurmCluster(database=accounting_template()) as cluster:
+        node = LoginNode(cluster)
+        file = write(node, count)
+        ours = measure(cluster, count, lambda: run_ensemble(node, file))
+        beside = ours.seconds - array_seconds(cluster)
+        print_header(count)
+        print_row("ensemble run --wait", ours, count)
+        floor = bare_floor(cluster, file)
+        for name in ("submitit", "squeue"):
+            label = {"squeue": "sbatch, then a loop around squeue"}.get(name, name)
+            measured = measure(cluster, count, lambda name=name: run_peer(node, name, count))
+            print_row(label, measured, count)
+    over = ours.seconds - floor
+    print(f"{'the same script by a bare sbatch':36}{floor:9.1f}")
+    print(f"ensemble run --wait above that: {over:+.1f} s (goal: at most 5); of its wall time")
+    print(f"{beside:.1f} s lie before the array was submitted and after its last element ended")
+    print(f"poll requests per element: {ours.asks / count:.3f} (goal: at most 0.05)")
+    print(f"submissions: {ours.submits} (goal: 1); wrong terminal states: {ours.wrong} (goal: 0)")
+    return 0
+
+
+def write(node: LoginNode, count: int) -> Path:
+    rows = [{"id": f"s{number}", "fails": number % EVERY == 0} for number in range(count)]
+    return node.write(
+        "noops",
+        rows,
+        model=MODEL,
+        max_attempts=1,
+        max_failed=count,
+        execution={"n_workers": count, "time": "00:10:00", "mem": "100M"},
+    )
+
+
+def measure(cluster: SlurmCluster, count: int, run: Any) -> Measured:
+    """Run an array of a kind and count what it asks for.
+
+    :param run: runs it and returns how many are said to be complete and to have failed.
+    """
+    cluster.cancel_all()
+    asks, submits = cluster.user_rpcs(), cluster.rpcs().get(SUBMIT, 0)
+    connections, started = cluster.ssh_connections, time.monotonic()
+    complete, failed = run()
+    seconds = time.monotonic() - started
+    submits = cluster.rpcs().get(SUBMIT, 0) - submits
+    should_fail = len(range(0, count, EVERY))
+    wrong = abs(failed - should_fail) + (count - complete - failed)
+    return Measured(
+        seconds,
+        submits,
+        cluster.user_rpcs() - asks - submits,
+        wrong,
+        cluster.ssh_connections - connections,
+    )
+
+
+def run_ensemble(node: LoginNode, file: Path) -> tuple[int, int]:
+    ended = node("run", file, "--wait", "--poll", POLL, timeout=3000)
+    if ended.code != 0:
+        raise SystemExit(f"ensemble run ended with {ended.code}: {ended.err}")
+    counts = json.loads(node("status", file, "--json").out)
+    return counts["complete"], counts["failed"]
+
+
+def run_peer(node: LoginNode, name: str, count: int) -> tuple[int, int]:
+    """Run a peer as the account, in the shared folder."""
+    script = node.shared / "slurm_peers.py"
+    shutil.copy(Path(__file__).with_name("slurm_peers.py"), script)
+    node.own(script)
+    python = node.cluster.python_with_models
+    done = node.cluster.run(f"{python} {script.name} {name} {count} {EVERY}", timeout=3000)
+    if done.returncode != 0:
+        raise SystemExit(f"{name} ended with {done.returncode}: {done.stderr}")
+    answer = json.loads(done.stdout.splitlines()[-1])
+    return answer["complete"], answer["failed"]
+
+
+def bare_floor(cluster: SlurmCluster, file: Path) -> float:
+    """Return the seconds of the submitted script without anybody who looks after it."""
+    shutil.rmtree(file.parent / "output" / ".ensemble" / "outcomes")
+    (script,) = (file.parent / "output" / ".ensemble" / "slurm").glob("*/*/*/job.sh")
+    started = time.monotonic()
+    job = cluster.answer(f"cd {script.parent} && sbatch --parsable job.sh")
+    while cluster.admin("squeue", "-h", "-j", job, check=False).strip():
+        time.sleep(0.5)
+    return time.monotonic() - started
+
+
+def array_seconds(cluster: SlurmCluster) -> float:
+    """Return the seconds from the submission of the last array to its last element's end."""
+    command = ["sacct", "-X", "-n", "-P", "-S", "now-1hours", "-o", "JobID,Submit,End"]
+    environment = {**os.environ, **cluster.environment, "SLURM_TIME_FORMAT": "%s"}
+    deadline = time.monotonic() + 30
+    while True:
+        text = subprocess.run(command, env=environment, capture_output=True, text=True).stdout
+        rows = [line.split("|") for line in text.splitlines()]
+        if rows and all(end.isdigit() for _, _, end in rows):
+            return float(max(int(end) for _, _, end in rows) - int(rows[0][1]))
+        if time.monotonic() > deadline:
+            raise SystemExit(f"the accounting does not say when the array ended:\n{text}")
+        time.sleep(1)
+
+
+def print_header(count: int) -> None:
+    print(f"an array of {count:,} elements, 64 at once at most")
+    print(f"{'':36}{'wall s':>9}{'submits':>9}{'asks':>7}{'per element':>13}{'wrong':>7}{'SSH':>5}")
+
+
+def print_row(label: str, measured: Measured, count: int) -> None:
+    print(
+        f"{label:36}{measured.seconds:9.1f}{measured.submits:9}{measured.asks:7}"
+        f"{measured.asks / count:13.3f}{measured.wrong:7}{measured.connections:5}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
