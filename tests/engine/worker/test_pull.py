@@ -169,6 +169,25 @@ def test_running_is_visible_while_it_runs(bench: Bench) -> None:
         assert worker.wait(PATIENCE) == 3
 
 
+def test_a_worker_whose_job_nears_its_time_limit_hands_everything_back(
+    bench: Bench, nap: str
+) -> None:
+    bench.register(*[{"do": "hang_in_program", "nap": nap}] * 3)
+    with bench.start("--cpus", "2") as worker:
+        wait_for(lambda: len(processes_with(nap)) == 2)
+        worker.send_signal(signal.SIGUSR1)
+        assert worker.wait(PATIENCE) == 3
+
+    assert processes_with(nap) == []
+    assert bench.counts.pending == 3
+    assert [(info.tries, info.interruptions) for info in bench.simulations()] == [
+        (0, 1),
+        (0, 1),
+        (0, 0),
+    ]
+    assert {r.outcome.reason for r in bench.outcomes} == {Reason.TIME_LIMIT}
+
+
 def test_a_stopped_worker_hands_everything_back_uncharged(bench: Bench, nap: str) -> None:
     bench.register(*[{"do": "hang_in_program", "nap": nap}] * 3)
     with bench.start("--cpus", "2") as worker:

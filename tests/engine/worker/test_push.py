@@ -290,7 +290,7 @@ def test_a_job_that_nears_its_time_limit_says_so(bench: Bench, nap: str) -> None
         wait_for(lambda: len(processes_with(nap)) == 2)
         began = time.monotonic()
         worker.send_signal(signal.SIGUSR1)
-        # The job's end follows, as it does when the site ends the job: the first reason counts.
+        # The job's end follows, as it does when the site ends the job: it is no reason of its own.
         worker.send_signal(signal.SIGTERM)
         said = worker.communicate(timeout=PATIENCE)[1]
         assert time.monotonic() - began < 5

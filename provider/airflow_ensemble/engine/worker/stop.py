@@ -46,12 +46,14 @@ class Stop:
         return self._first[1] if self._first else Reason.INTERRUPTED
 
     def request(self, reason: str, charge: Reason = Reason.INTERRUPTED) -> None:
-        """Ask the worker to stop; only the first reason counts.
+        """Ask the worker to stop; the first reason counts, but a job's time limit before others.
+
+        It is the cause of the signals that follow it, whose handlers may interrupt its own.
 
         :param reason: one line for people.
         :param charge: what running simulations end with.
         """
-        if self._first is None:
+        if self._first is None or charge is Reason.TIME_LIMIT:
             self._first = (reason, charge)
         for listener in self._listeners:
             listener()
