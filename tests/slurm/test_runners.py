@@ -214,6 +214,14 @@ class TestFiles:
         assert found[".hidden"].size == 2
         assert abs(found[".hidden"].modified - time.time()) < 60
 
+    def test_lists_past_names_that_are_no_text(self, runner: Runner, tmp_path: Path) -> None:
+        Path(os.fsdecode(bytes(tmp_path) + b"/M\xfcnchen.nc")).touch()
+        (tmp_path / "Zürich.nc").touch()
+
+        found = [entry.name for entry in runner.list(str(tmp_path))]
+        assert len(found) == 2
+        assert "Zürich.nc" in found
+
     def test_upload_writes_all_of_many_files(self, runner: Runner, tmp_path: Path) -> None:
         folders = [tmp_path / "it's one", tmp_path / "two"]
         for folder in folders:

@@ -8,7 +8,6 @@ supported, and a line that cannot be read is passed over, as OpenSSH does.
 from __future__ import annotations
 
 import base64
-import binascii
 import fnmatch
 import hashlib
 import hmac
@@ -103,7 +102,7 @@ def _known(names: tuple[str, ...], encoded: str, is_revoked: bool) -> KnownKey |
         blob = base64.b64decode(encoded, validate=True)
         (length,) = struct.unpack_from(">I", blob)
         kind = blob[4 : 4 + length].decode("ascii")
-    except (binascii.Error, struct.error, UnicodeDecodeError):
+    except (ValueError, struct.error):
         return None
     if not kind.startswith(_TYPES):
         return None
@@ -132,6 +131,6 @@ def _matches_one(pattern: str, name: str) -> bool:
 def _matches_hash(pattern: str, name: str) -> bool:
     try:
         salt, digest = (base64.b64decode(part) for part in pattern.split("|")[2:4])
-    except (binascii.Error, ValueError):
+    except ValueError:
         return False
     return hmac.compare_digest(hmac.new(salt, name.encode(), "sha1").digest(), digest)

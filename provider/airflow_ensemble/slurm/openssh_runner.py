@@ -105,7 +105,13 @@ class OpenSshRunner(SshRunner):
 
     def _check_master(self) -> None:
         """See that somebody has opened the connection, before anything is sent over it."""
-        done = self._ssh(["-O", "check", self._target], b"", self._login.connect_timeout)
+        try:
+            done = self._ssh(["-O", "check", self._target], b"", self._login.connect_timeout)
+        except OutcomeUnknown as error:
+            raise Unreachable(
+                f"the master connection to {self.place} at {self._socket} stands still: end it "
+                f"with `kill`, and open it anew with: {self._opening_command()}"
+            ) from error
         if done.returncode != 0:
             answer = done.stderr.decode("utf-8", "replace").strip()
             raise Unreachable(
@@ -142,7 +148,8 @@ class OpenSshRunner(SshRunner):
         # Without its master, ssh would dial by itself, and at a site with one-time passwords a
         # program's vain logins lock the account: the proxy that fails keeps it from that.
         options = ["BatchMode=yes", "ControlMaster=no", "ProxyCommand=false", "LogLevel=ERROR"]
-        words = ["ssh", "-F", "none", "-T", "-S", self._socket]
+        # The port is for sockets whose name has a %p or a %C in it.
+        words = ["ssh", "-F", "none", "-T", "-S", self._socket, "-p", str(self._hop.port)]
         for option in options:
             words += ["-o", option]
         return [*words, *arguments]

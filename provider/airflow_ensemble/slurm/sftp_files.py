@@ -42,6 +42,8 @@ _WORTH_ARCHIVING = 4
 _SLOWEST = 100_000
 #: What a shell ends with when it does not find a program.
 _NO_PROGRAM = 127
+#: What ``find`` prints of each entry: name, size, time and type, each ended by NUL.
+_FIND = r"-mindepth 1 -maxdepth 1 -printf '%f\0%s\0%T@\0%y\0'"
 #: Reasons that a shell's message may name.
 _REASONS = (
     errno.ENOSPC,
@@ -69,7 +71,13 @@ class SshRunner(Runner):
 
     def list(self, folder: str) -> builtins.list[Entry]:
         """See :meth:`Runner.list`."""
-        return self._do(lambda files: _list(files, folder), folder)
+        try:
+            return self._do(lambda files: _list(files, folder), folder)
+        except UnicodeDecodeError:
+            # One name that is no UTF-8 stops paramiko in the middle of an answer.
+            self._close_files()
+        done = self.run(f"find -L {shlex.quote(folder)} {_FIND}", timeout=FILE_TIMEOUT)
+        return _parse_found(done.out)
 
     def stat(self, path: str) -> Entry:
         """See :meth:`Runner.stat`."""
@@ -225,6 +233,17 @@ def _list(files: paramiko.SFTPClient, folder: str) -> list[Entry]:
                 attributes = files.stat(posixpath.join(folder, name))
             entries.append(_entry(name, attributes))
     return entries
+
+
+def _parse_found(text: str) -> list[Entry]:
+    """Read what ``find`` printed; links that lead nowhere are left out."""
+    fields = text.split("\0")[:-1]
+    rows = zip(fields[::4], fields[1::4], fields[2::4], fields[3::4])
+    return [
+        Entry(name, int(size), float(modified), kind == "d")
+        for name, size, modified, kind in rows
+        if kind != "l"
+    ]
 
 
 def _entry(name: str, attributes: paramiko.SFTPAttributes) -> Entry:

@@ -118,7 +118,12 @@ def route(login: Login) -> tuple[Hop, ...]:
             )
         host = match["host"].strip("[]")
         hops.append(Hop(match["user"] or user, host, int(match["port"] or 22)))
-    return (*hops, Hop(user, login.host or "", login.port))
+    hops.append(Hop(user, login.host or "", login.port))
+    for word in (word for hop in hops for word in (hop.user, hop.host)):
+        # One that begins with a dash would be an option of the system's ssh.
+        if not word.isprintable() or word.startswith("-") or " " in word:
+            raise UsageError(f"{word!r} is no name of a user or a host")
+    return tuple(hops)
 
 
 def connect(hops: Sequence[Hop], login: Login) -> SshConnection:
@@ -165,9 +170,9 @@ def _dial(hop: Hop, login: Login) -> socket.socket:
     address = f"{hop.host}, port {hop.port}"
     try:
         line = socket.create_connection((hop.host, hop.port), timeout=login.connect_timeout)
-    except socket.gaierror as error:
+    except (socket.gaierror, UnicodeError) as error:
         raise Unreachable(
-            f"the host name {hop.host!r} is unknown here ({error.strerror}): check its spelling in "
+            f"the host name {hop.host!r} is unknown here ({error}): check its spelling in "
             "the connection, and this machine's name service"
         ) from error
     except ConnectionRefusedError as error:
