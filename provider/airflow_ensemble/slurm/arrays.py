@@ -52,24 +52,28 @@ _ID = re.compile(r"(\d{1,12})(?:_(\[[^\[\]]*\]?|\d{1,10})|\+(\d{1,6}))?(?:;[\w.-
 def parse_elements(text: str) -> Elements:
     """Return the indices of an array expression, such as ``0-8:2,13%4`` or ``[0,2,4,1...%4]``.
 
-    The last piece of a truncated expression may have been cut within a number: it is left out.
+    Slurm cuts a long expression with dots or just so, without its bracket, maybe within a number:
+    the last piece of what was cut is left out.
 
     :raises ValueError: when this is no array expression.
     """
     plain = text.strip()
+    is_open = plain.startswith("[") and not plain.endswith("]")
     if plain.startswith("["):
-        plain = plain[1:-1] if plain.endswith("]") else plain[1:]
+        plain = plain[1:] if is_open else plain[1:-1]
     body, percent, limit = plain.partition("%")
-    if percent and not re.fullmatch(r"\d{1,10}", limit):
+    if percent and not is_open and not re.fullmatch(r"\d{1,10}", limit):
         raise ValueError(f"{text!r} is no array expression: {limit!r} is no limit")
     kept, dots, rest = body.partition("...")
     if rest:
         raise ValueError(f"{text!r} is no array expression: something follows '...'")
     pieces = kept.split(",")
-    if dots:
+    # A limit stands behind all of the indices: where it is cut, they are not.
+    is_cut = bool(dots) or (is_open and not percent)
+    if is_cut:
         pieces.pop()
     ranges = tuple(_range(piece, text) for piece in pieces)
-    return Elements(ranges, int(limit) if percent else None, bool(dots))
+    return Elements(ranges, int(limit) if percent and not is_open else None, is_cut)
 
 
 def _range(piece: str, text: str) -> range:

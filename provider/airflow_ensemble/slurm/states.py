@@ -187,7 +187,7 @@ def advance(before: View | None, after: View) -> View:
     """Return which of two views of one element to believe: what a late answer says cannot undo.
 
     An element goes from pending (or blocked) over running to ended, and back only when Slurm has
-    requeued it: then ``after`` has more restarts or a newer submit time. Of two ends the first
+    requeued it: then ``after`` has a newer submit time or more restarts. Of two ends the first
     stays, except where Slurm itself may go on: after preemption and node failure.
 
     :param before: what was believed so far; None for nothing.
@@ -195,24 +195,26 @@ def advance(before: View | None, after: View) -> View:
     """
     if before is None or is_newer_run(before, after):
         return after
-    if _ORDER[after.phase] < _ORDER[before.phase]:
-        return before if after.phase is not Phase.UNKNOWN or before.end else after
+    if after.phase is Phase.UNKNOWN:
+        return before if before.end else after
+    if is_newer_run(after, before) or _ORDER[after.phase] < _ORDER[before.phase]:
+        return before
     if before.end and before.end not in (End.PREEMPTED, End.NODE_FAILURE):
         return before if before.exit_code is not None or before.end is not after.end else after
     return after
 
 
 def is_newer_run(before: View, after: View) -> bool:
-    """Return whether ``after`` speaks of a later run of the element, after a requeue."""
-    if after.phase is Phase.UNKNOWN:
+    """Return whether ``after`` speaks of a later run of the element, after a requeue.
+
+    Each run has a submit time of its own. Restarts tell only where it is missing: ``sacct`` does
+    not count them.
+    """
+    if Phase.UNKNOWN in (before.phase, after.phase):
         return False
-    if after.restarts != before.restarts:
-        return after.restarts > before.restarts
-    return (
-        before.submitted is not None
-        and after.submitted is not None
-        and after.submitted > before.submitted
-    )
+    if before.submitted is not None and after.submitted is not None:
+        return after.submitted > before.submitted
+    return after.restarts > before.restarts
 
 
 _ORDER: Mapping[Phase, int] = {
