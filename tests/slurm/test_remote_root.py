@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pwd
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -42,6 +44,7 @@ from tests.engine.test_storage import (  # noqa: F401 (they run here with this m
     test_the_first_ensemble_owns_the_root,
     test_what_is_not_there,
 )
+from tests.services.slurm import SlurmCluster
 from tests.services.sshd import SshServer
 from tests.slurm.ssh_places import open_runner
 
@@ -215,6 +218,36 @@ def test_a_claim_that_is_known_already_writes_nothing(root: OutputRoot, tmp_path
     before = (tmp_path / "output" / SETTINGS).stat()
     assert not root.claim_owner("tests", SECOND).is_new
     assert (tmp_path / "output" / SETTINGS).stat() == before
+
+
+def test_what_another_account_may_not_is_said_to_be(slurm: SlurmCluster) -> None:
+    """As on a real cluster: the account there is not root, and not who runs this."""
+    slurm.reset()
+    closed = slurm.shared / f"closed-{uuid.uuid4().hex}"
+    closed.mkdir(mode=0o700)
+    (closed / "product").write_text("x")
+    with make_runner(slurm.login()) as runner:
+        root = open_output(str(closed), runner)
+        with pytest.raises(UsageError, match=rf"{closed} on {slurm.user}@.*Permission denied"):
+            root.check_writable()
+        with pytest.raises(StorageError, match="Permission denied"):
+            root.read("product")
+        with pytest.raises(StorageError, match="Permission denied"):
+            list(root.list(""))
+        for action in (
+            lambda: runner.write(f"{closed}/x", b""),
+            lambda: runner.make_folders(f"{closed}/x"),
+            lambda: runner.upload([(f"{closed}/{n}", b"") for n in range(9)]),
+        ):
+            with pytest.raises(PermissionError):
+                action()
+
+        mine = open_output(str(slurm.shared / f"mine-{uuid.uuid4().hex}"), runner)
+        mine.check_writable()
+        assert mine.claim_owner("tests", FIRST).is_new
+        found = (Path(mine.uri) / SETTINGS).stat()
+        assert pwd.getpwuid(found.st_uid).pw_name == slurm.user
+    assert [path.name for path in closed.iterdir()] == ["product"]
 
 
 def records(root: Path) -> set[str]:

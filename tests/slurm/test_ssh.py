@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import paramiko
+import psutil
 import pytest
 
 from airflow_ensemble.slurm import ssh_connection
@@ -465,6 +466,24 @@ class TestOpenMaster:
             runner.stat("/tmp")
         runner.close()
         assert own_sshd.accepted == 1
+
+    def test_a_master_that_stands_still_is_said_to(
+        self, own_sshd: SshServer, tmp_path: Path
+    ) -> None:
+        with open_master(own_sshd, tmp_path) as control_path:
+            login = own_sshd.login(control_path=str(control_path), connect_timeout=0.5)
+            [master] = [
+                process
+                for process in psutil.Process().children()
+                if str(control_path) in process.cmdline()
+            ]
+            master.suspend()
+            try:
+                with pytest.raises(Unreachable, match="stands still"):
+                    make_runner(login).run("true")
+            finally:
+                master.resume()
+            assert make_runner(login).run("echo in").out == "in\n"
 
     def test_everything_goes_over_the_masters_one_connection(
         self, own_sshd: SshServer, tmp_path: Path
