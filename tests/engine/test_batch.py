@@ -267,6 +267,7 @@ def test_a_backend_without_a_settler_is_left_alone(tmp_path):
     path = write_ensemble(tmp_path, rows("ok", "ok"))
     with opened(path) as control:
         start_on_slurm(control, "elsewhere")
+        assert not (tmp_path / "output/.ensemble/chunks").exists()
         assert reconcile(control, driver_alive=lambda info: False, force=True) == []
         assert control.index.counts(control.key).dispatched == 2
 

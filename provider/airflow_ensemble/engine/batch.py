@@ -140,7 +140,9 @@ def dispatch(
     n_chunks: int,
     max_chunk_size: int | None = None,
 ) -> list[ChunkInfo]:
-    """Deal the batch's pending simulations to chunks and write the chunk files.
+    """Deal the batch's pending simulations to chunks; those that run here get their files.
+
+    The chunk files of other backends are written where their workers are.
 
     :param control: the opened ensemble.
     :param batch: the batch's id, from its registration.
@@ -153,8 +155,9 @@ def dispatch(
         control.key, batch, backend=backend, n_chunks=n_chunks, max_chunk_size=max_chunk_size
     )
     live = [chunk for chunk in chunks if chunk.state == "open"]
-    for chunk in live:
-        _ensure_chunk_file(control, chunk)
+    if backend == _LOCAL:
+        for chunk in live:
+            _ensure_chunk_file(control, chunk)
     return live
 
 
