@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import signal
 import subprocess
@@ -211,14 +213,13 @@ def test_a_killed_wait_loses_nothing(node):
     assert executions(file.parent).count("once") == 2
 
 
-def test_an_element_that_slurm_ended_is_submitted_again(node):
-    file = node.write("e", [{"id": "a", "sleep": 4}, {"id": "b"}], execution={"n_workers": 2})
+def test_a_killed_worker_is_submitted_again(node):
+    file = node.write("e", [{"id": "a", "sleep": 6}, {"id": "b"}], execution={"n_workers": 2})
     process = node.start("run", file, "--wait", "--poll", "0.5")
     wait_for(lambda: "a" in executions(file.parent))
-    element = node("show", "a", "-f", file, "--json").json["slurm"]
-    node.cluster.admin(
-        "scancel", "--signal=KILL", "--full", f"{element['job']}_{element['element']}"
-    )
+    before = node("show", "a", "-f", file, "--json").json
+    (worker,) = workers_of(before["chunk"])
+    os.kill(worker, signal.SIGKILL)
 
     out, err = process.communicate(timeout=90)
 
@@ -227,7 +228,18 @@ def test_an_element_that_slurm_ended_is_submitted_again(node):
     assert executions(file.parent).count("a") == 2
     assert executions(file.parent).count("b") == 1
     after = node("show", "a", "-f", file, "--json").json
-    assert after["slurm"]["job"] != element["job"]
+    assert after["slurm"]["job"] != before["slurm"]["job"]
+
+
+def workers_of(chunk):
+    """Return the process ids of the workers that run a chunk."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            if "push-worker" in words and any(f"/{chunk}." in word for word in words):
+                found.append(int(folder.name))
+    return found
 
 
 def test_an_element_cancelled_from_outside_is_given_up(node):
