@@ -7,6 +7,7 @@ import dataclasses
 import json
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -62,7 +63,12 @@ def write_cluster_ensemble(
     slurm: SlurmCluster, folder: Path, rows: Sequence[Mapping[str, Any]], **keys: Any
 ) -> Path:
     """Write an ensemble that runs on the cluster under Python 3.9; control lies in ``folder``."""
-    execution = {"backend": "slurm", "python": slurm.python39, **keys.pop("execution", {})}
+    execution = {
+        "backend": "slurm",
+        "python": slurm.python39,
+        "job-name": f"t{uuid.uuid4().hex[:8]}",
+        **keys.pop("execution", {}),
+    }
     parameters = {"shared": str(slurm.shared), **keys.pop("parameters", {})}
     return write_ensemble(
         folder,
@@ -210,7 +216,9 @@ class Rig:
     def arrays(self) -> Counter[str]:
         """Return how many arrays Slurm has had of each name of ours, from all that it knows."""
         text = self.slurm.answer("squeue --me -h -r -t all -o '%F|%j'")
-        return Counter(line.partition("|")[2] for line in set(text.splitlines()))
+        names = Counter(line.partition("|")[2] for line in set(text.splitlines()))
+        prefix = self.control.ensemble.execution["job-name"]
+        return Counter({name: n for name, n in names.items() if name.startswith(prefix)})
 
     def ends(self) -> list[str | None]:
         """Return how the submissions ended, oldest first."""
