@@ -85,7 +85,7 @@ def make_place(
 ) -> Place:
     """Write an ensemble that runs on the cluster."""
     name = f"e{uuid.uuid4().hex[:8]}"
-    shared = slurm.shared / name
+    shared = slurm.shared / f"site-{name}"
     slurm.answer(f"mkdir {shared}")
     file = write_ensemble(
         folder,

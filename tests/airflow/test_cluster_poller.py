@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -165,6 +166,25 @@ def test_cancellations_go_in_one_command_and_survive_an_outage(
     while not settings.cancelled and time.monotonic() < deadline:
         time.sleep(0.02)
     assert settings.cancelled == [["77_0", "77_3"]]
+
+
+def test_what_comes_during_a_slow_poll_does_not_wait_for_the_next(
+    control: Control, watched: list[Watched], watch: FakeWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = fake_settings(interval=30)
+    poller = make_poller(watch, settings)
+    look = watch.look
+
+    def slow_look(*arguments: Any) -> Any:
+        if len(watch.looks) == 0:
+            poller.cancel("77_2")
+        return look(*arguments)
+
+    monkeypatch.setattr(watch, "look", slow_look)
+    with poller.watching(watched[0], address_of(control), lambda _: None):
+        poller.cancel("77_1")  # makes it poll at once
+        watch.await_looks(2)
+    assert settings.cancelled == [["77_1"], ["77_2"]]
 
 
 def test_one_poller_for_each_connection() -> None:

@@ -12,7 +12,6 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -222,46 +221,44 @@ def test_kill_is_kill_and_nothing_else_is(airflow: Live, hpc: SlurmCluster, tmp_
     await_state(run, 1, "deferred")
     alive = {f"{job}_2", f"{job}_3", f"{again}_0"}
 
-    # The scheduler dies and comes back; the triggerer stalls until another has taken over, and
-    # goes on; then that other one dies.
+    # The scheduler dies and comes back. The triggerer stalls until another has taken over, and
+    # wakes up: then Airflow calls ``on_kill`` of all of its triggers.
+    first = triggerer_of(run, 2)
     end_component(airflow, "scheduler")
-    stalled = psutil.Process(pid_of(airflow, "triggerer"))
-    family = freeze(stalled)
+    stalled = freeze(psutil.Process(pid_of(airflow, "triggerer")))
     airflow.local._start_component("scheduler")
-    with second_triggerer(airflow) as other:
-        taken_over = other.pid
-        wait_until(lambda: _has_adopted(airflow, run, other), 120, "the other triggerer to adopt")
-        for process in family:
+    with second_triggerer(airflow):
+        wait_until(lambda: triggerer_of(run, 2) not in (None, first), 120, "a fail-over")
+        for process in stalled:
             process.resume()
-        time.sleep(6)
-        assert queue(hpc) == alive, f"triggerer {taken_over} took over"
+        wait_until(lambda: _fell_over(airflow, run, first), 30, "on_kill after the fail-over")
+        time.sleep(4)
+        assert queue(hpc) == alive
+    # The second triggerer was killed: the first takes over again.
+    wait_until(lambda: triggerer_of(run, 2) == first, 120, "the first triggerer to adopt again")
     assert queue(hpc) == alive
+
     place.open_gate()
     assert run.finish(180) == "failed"  # element 0 was marked so
     states = run.states()
     assert [states[WAIT, n] for n in range(4)] == ["failed", "success", "success", "success"]
     assert submissions(hpc) == arrays + 1
-    executions = place.executions()
-    assert sorted(executions) == ["a", "b", "b", "c", "d"]
+    assert sorted(place.executions()) == ["a", "b", "b", "c", "d"]
 
 
-def _has_adopted(airflow: Live, run: Run, triggerer: psutil.Process) -> bool:
-    answer = airflow.client.call("GET", f"/dags/on_slurm/dagRuns/{run.id}/taskInstances/{WAIT}/2")
-    job = answer["triggerer_job"] or {}
-    first = psutil.Process(pid_of(airflow, "triggerer"))
-    return bool(job.get("id")) and job["id"] != _triggerer_job(airflow, first)
+def triggerer_of(run: Run, map_index: int) -> int | None:
+    """Return the number of the triggerer that holds a sensor's trigger."""
+    path = f"/dags/{run.dag}/dagRuns/{run.id}/taskInstances/{WAIT}/{map_index}"
+    job = run.client.call("GET", path)["triggerer_job"]
+    return int(job["id"]) if job else None
 
 
-def _triggerer_job(airflow: Live, process: psutil.Process) -> int:
-    jobs = airflow.client.call(
-        "GET", "/jobs", params={"job_type": "TriggererJob", "order_by": "id"}
-    )["jobs"]
-    started = [job for job in jobs if _started(job) < process.create_time() + 60]
-    return int(started[-1]["id"])
-
-
-def _started(job: dict[str, Any]) -> float:
-    return datetime.fromisoformat(job["start_date"]).timestamp()
+def _fell_over(airflow: Live, run: Run, triggerer: int | None) -> bool:
+    """Say whether a triggerer was made to kill the trigger of sensor 2."""
+    logs = airflow.local.home / "logs" / f"dag_id={run.dag}" / f"run_id={run.id}"
+    folder = logs / f"task_id={WAIT}" / "map_index=2"
+    text = (folder / f"attempt=1.log.trigger.{triggerer}.log").read_text()
+    return "invoking on_kill" in text
 
 
 def test_execution_timeout_counts_while_deferred_and_its_element_is_cancelled(
@@ -308,9 +305,10 @@ def test_a_worker_killed_around_sbatch_and_a_sensor_killed_leave_one_array(
     """The retry of the submit adopts the job; the retry of the sensor re-attaches to it."""
     place = gated(hpc, tmp_path, "a")
     arrays = submissions(hpc)
+    run = start(airflow, place, n_workers=1)
+    await_staging(hpc, place)
     hpc.pause("slurmctld")
     try:
-        run = start(airflow, place, n_workers=1)
         wait_until(lambda: _began(hpc), 90, "sbatch to begin")
         kill_task(run, SUBMIT)
     finally:
@@ -326,6 +324,15 @@ def test_a_worker_killed_around_sbatch_and_a_sensor_killed_leave_one_array(
     with place.control() as control:
         counts = control.index.counts(control.key, Scope())
     assert (counts.complete, counts.total) == (1, 1)
+
+
+def await_staging(slurm: SlurmCluster, place: Place) -> None:
+    """Wait until the submit has asked the site what it needs, and begins to put files there."""
+    folder = slurm.shared / json.loads(place.file.read_text())["name"]
+    deadline = time.monotonic() + 90
+    while not (folder.exists() and any(folder.glob("*/*"))):
+        assert time.monotonic() < deadline, f"nothing was staged in {folder}"
+        time.sleep(0.005)
 
 
 def _began(slurm: SlurmCluster) -> bool:

@@ -34,7 +34,7 @@ from airflow_ensemble.operators.slurm_job_link import SlurmJobLink, job_page
 from airflow_ensemble.slurm.batches import resubmit
 from airflow_ensemble.slurm.cluster import Cluster
 from airflow_ensemble.slurm.decision import Over
-from airflow_ensemble.slurm.settling import Settled, cancel_chunk, settle
+from airflow_ensemble.slurm.settling import Settled, cancel_chunk, newest_element, settle
 from airflow_ensemble.slurm.states import End, Phase, View
 from airflow_ensemble.slurm.watch import ClusterWatch, Watched
 from airflow_ensemble.triggers.slurm_chunk import TERMINAL, SlurmChunkTrigger
@@ -153,10 +153,7 @@ class SlurmChunkSensor(EnsembleOperator):
         return str(self.chunk["chunk"])
 
     def _newest(self, control: Control) -> ElementInfo | None:
-        """Return the element that has the chunk's newest submission."""
-        submission = control.index.chunk(self.chunk_id).submission
-        found = control.index.elements(chunk=self.chunk_id)
-        return found[-1] if found and found[-1].submission == submission else None
+        return newest_element(control, control.index.chunk(self.chunk_id))
 
     def _end(self, control: Control, cluster: Cluster, end: End, detail: str) -> Settled:
         """Settle the newest submission, whatever it does: what may live is cancelled."""

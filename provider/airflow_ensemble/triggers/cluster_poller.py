@@ -9,6 +9,7 @@ the last.
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
@@ -231,6 +232,7 @@ class ClusterPoller:
         with self._changed:
             subscriptions = list(self._subscriptions.values())
             cancellations = dict(self._cancellations)
+            self._due = math.inf  # whoever comes during this turn makes it sooner
         try:
             self._send_cancellations(desk, cancellations)
             pause = self._poll(desk, subscriptions)
@@ -247,7 +249,7 @@ class ClusterPoller:
             _tell(subscriptions, Trouble(f"polling failed: {error!r}", error=error))
             pause = self._pace.back_off()
         with self._changed:
-            self._due = time.monotonic() + pause
+            self._due = min(self._due, time.monotonic() + pause)
 
     def _send_cancellations(self, desk: _Desk, cancellations: dict[str, float]) -> None:
         if not cancellations:
