@@ -28,7 +28,7 @@ from airflow_ensemble.slurm.parsing import (
     parse_accounting,
     parse_queue,
 )
-from airflow_ensemble.slurm.runner import Runner
+from airflow_ensemble.slurm.runner import Completed, Runner
 from airflow_ensemble.slurm.site import Site, is_accounting_off, read_site
 from airflow_ensemble.slurm.states import BLOCKING_REASONS, Phase, View
 
@@ -156,6 +156,8 @@ class SlurmClient:
             done = self.runner.run(commands.site_text(python), timeout=7 * PATIENCE)
             # The cluster prints its time before it asks Slurm anything.
             sections = split_sections(done.out)
+            if not any(one.kind == "config" for one in sections):
+                raise SlurmUnavailable(_broken_off(f"asking {self.runner.place}", done))
             site = read_site(sections, self.runner.place, before, account)
             self._has_accounting = site.accounting
             self._sites[key] = site
@@ -185,7 +187,7 @@ class SlurmClient:
         ]
         patience = PATIENCE * (len(by_cluster) + len(lines) + 1)
         done = self.runner.run(text, input=_as_input(lines), timeout=patience)
-        snapshot = self._read_poll(split_sections(done.out), len(by_cluster))
+        snapshot = self._read_poll(done, len(by_cluster))
         self._missing = snapshot.missing
         return snapshot
 
@@ -194,12 +196,15 @@ class SlurmClient:
             return "never"
         return "always" if any(job.name in self._missing for job in jobs) else "missing"
 
-    def _read_poll(self, sections: Sequence[Section], clusters: int) -> Snapshot:
+    def _read_poll(self, done: Completed, clusters: int) -> Snapshot:
+        sections = split_sections(done.out)
         clock = next((float(one.code) for one in sections if one.kind == "now"), time.time())
         queues = [one for one in sections if one.kind == "queue"]
         accounts = [one for one in sections if one.kind == "accounting"]
         self._notice_accounting(accounts)
         problems = _describe_problems("squeue", queues)
+        if not queues:
+            problems = (_broken_off("the poll", done),)
         if self._has_accounting is not False:
             problems += _describe_problems("sacct", accounts)
         queue = _rows(queues, parse_queue, clusters)
@@ -383,6 +388,11 @@ def _rows(
     if len(sections) < least or not _all_answered(sections):
         return None
     return group_rows(row for one in sections for row in parse(one.text))
+
+
+def _broken_off(what: str, done: Completed) -> str:
+    said = shorten(done.err) or "nothing"
+    return f"{what} broke off with exit code {done.code}; the shell there said: {said}"
 
 
 def _describe_problems(command: str, sections: Sequence[Section]) -> tuple[str, ...]:

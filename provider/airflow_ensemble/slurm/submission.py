@@ -147,7 +147,7 @@ class _Submission:
         What is not answered is no absence: it is asked again, until long after the deadline.
         """
         absences = 0
-        overrun = max(job.deadline, self.index.now()) + self.patience
+        overrun = max(job.deadline, self.index.now() + self._limit + SLACK) + self.patience
         while True:
             # Only what was asked after the deadline can be an absence.
             is_late = self.index.now() > job.deadline
