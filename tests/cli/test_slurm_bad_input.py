@@ -19,7 +19,7 @@ def node(slurm: SlurmCluster) -> LoginNode:
 REFUSED_BY_THE_SITE = {
     "partition": ({"partition": "nowhere"}, ("nowhere", "partition")),
     "account": ({"account": "nobody"}, ("account",)),
-    "time": ({"time": "half an hour"}, ("half an hour", "time")),
+    "time": ({"time": "half an hour"}, ("--time", "hours:minutes:seconds")),
     "time of the partition": ({"partition": "tiny", "time": "10:00:00"}, ("time",)),
     "memory": ({"mem": "10000G"}, ("mem",)),
     "option": ({"no-such-option": "1"}, ("no-such-option",)),
