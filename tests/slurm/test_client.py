@@ -200,7 +200,7 @@ def test_very_many_jobs_fit_into_a_command(client: SlurmClient, fake: FakeSlurm)
     assert " -n " not in fake.calls("squeue")[0]
 
 
-def test_nextflow_7237_a_job_of_another_cluster_is_asked_for_there(
+def test_nextflow_807_and_7237_a_job_of_another_cluster_is_asked_for_there(
     client: SlurmClient, fake: FakeSlurm
 ) -> None:
     here, there = a_job("1"), a_job("11;hpc-2")

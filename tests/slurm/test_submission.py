@@ -325,6 +325,32 @@ def test_aiida_3183_killed_together_with_all_that_it_had_started_there(
     assert fake.jobs == ["1"]
 
 
+def test_a_job_that_turns_up_after_its_deadline_is_cancelled(
+    index: OutputIndex, client: SlurmClient, fake: FakeSlurm, job: JobInfo
+) -> None:
+    fake.once("sbatch", f"echo {TIMED_OUT!r} >&2; exit 1")
+    fake.once("sbatch", "create; create; echo $id")
+    done = submit(index, client, job, patience=1)
+    assert (done.job_id, done.attempt) == ("2", 2)
+    assert fake.jobs == ["2"]
+
+
+def test_two_that_find_different_jobs_do_not_cancel_each_other_s(
+    index: OutputIndex, fake: FakeSlurm, job: JobInfo
+) -> None:
+    """Another process notes job 2 while this one adopts job 1: job 2 counts, and lives."""
+
+    class Beaten(SlurmClient):
+        def find(self, name: str) -> list[str] | None:
+            found = super().find(name)
+            index.note_submitted(name, "2")
+            return found
+
+    fake.once("sbatch", f"create; create; echo {TIMED_OUT!r} >&2; exit 1")
+    assert submit(index, Beaten(fake.runner()), job).job_id == "2"
+    assert fake.jobs == ["2"]
+
+
 def test_a_slow_submitter_finds_its_attempt_fenced(
     index: OutputIndex, client: SlurmClient, fake: FakeSlurm, job: JobInfo
 ) -> None:

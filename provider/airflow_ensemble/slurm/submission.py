@@ -10,14 +10,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from airflow_ensemble.engine.errors import Fenced, Interrupted
 from airflow_ensemble.engine.index.interface import JobInfo, OutputIndex
 from airflow_ensemble.slurm.answers import Answer, Outcome
 from airflow_ensemble.slurm.client import SlurmClient, Trace, plain_id
 from airflow_ensemble.slurm.errors import (
+    ClusterError,
     OutcomeUnknown,
     SlurmRefused,
     SlurmUnavailable,
@@ -75,7 +76,7 @@ class _Submission:
         give_up = time.monotonic() + self.patience
         job = self._reload(job)
         while job.job_id is None:
-            found = self._resolve(job) if job.attempt else None
+            found = self._resolve(job) if job.attempt else []
             job = self._note(job, found) if found else self._attempt(job, give_up)
         return job
 
@@ -101,17 +102,14 @@ class _Submission:
             log.warning("job %s: the answer of sbatch was lost: %s", job.name, error)
             return begun
         if answer.outcome is Outcome.SUBMITTED and answer.job_id is not None:
-            noted = self._note(begun, answer.job_id)
-            if begun.attempt > 1:
-                self._cancel_others(noted, self.client.find(begun.name) or [])
-            return noted
+            return self._note(begun, [answer.job_id])
         if answer.outcome is Outcome.REFUSED:
             raise SlurmRefused(f"job {job.name}: {answer.text}")
         if answer.outcome is Outcome.UNAVAILABLE:
             if time.monotonic() > give_up:
                 raise SlurmUnavailable(f"job {job.name}: {answer.text}. Try again later")
             log.warning("job %s: %s", job.name, answer.text)
-            self._wait(begun)
+            self._wait(begun, self.pause * min(begun.attempt, 15))
             return begun
         log.warning("job %s: it is not clear what was submitted: %s", job.name, answer.text)
         return self._reload(begun)
@@ -121,43 +119,55 @@ class _Submission:
         """Return the seconds for ``sbatch``: it is over when the attempt's deadline passes."""
         return max(1.0, min(SBATCH_LIMIT, self.patience / 2))
 
-    def _note(self, job: JobInfo, job_id: str) -> JobInfo:
-        noted = self.index.note_submitted(job.name, job_id)
+    def _note(self, job: JobInfo, ids: Sequence[str]) -> JobInfo:
+        """Note the first id, and cancel whatever else has our name.
+
+        The index decides first: two processes that each cancelled what the other one had found
+        would leave nothing.
+        """
+        noted = self.index.note_submitted(job.name, ids[0])
         log.info("job %s is %s", job.name, noted.job_id)
-        self._cancel_others(noted, [job_id])
+        try:
+            # An attempt that was given up may have led to a job after all.
+            late = self.client.find(job.name) if job.attempt > 1 else None
+            self._cancel_others(noted, [*ids, *(late or [])])
+        except ClusterError:
+            log.exception("job %s: look for other jobs of that name, and cancel them", job.name)
         return noted
 
     def _cancel_others(self, job: JobInfo, ids: Iterable[str]) -> None:
         """Cancel jobs of our name that are not the one that counts."""
-        others = [one for one in ids if plain_id(one) != plain_id(job.job_id or "")]
+        ours = plain_id(job.job_id or "")
+        others = sorted({plain_id(one) for one in ids} - {ours}, key=int)
         if others:
             log.warning(
                 "job %s was submitted more than once: %s counts, %s cancelled",
                 job.name,
-                job.job_id,
+                ours,
                 ", ".join(others) + (" is" if len(others) == 1 else " are"),
             )
             self.client.cancel(others)
 
     # --- an attempt of which nobody here knows the end ------------------------------------------
 
-    def _resolve(self, job: JobInfo) -> str | None:
-        """Return the id that the newest attempt led to; None when it is certain that none was.
+    def _resolve(self, job: JobInfo) -> Sequence[str]:
+        """Return the ids that attempts led to, oldest first; none when that is certain.
 
         What is not answered is no absence: it is asked again, until long after the deadline.
         """
         absences = 0
-        overrun = max(job.deadline, self.index.now() + self._limit + SLACK) + self.patience
+        overrun = max(job.deadline, self.index.now()) + self.patience
         while True:
             # Only what was asked after the deadline can be an absence.
             is_late = self.index.now() > job.deadline
+            is_over = False
             problem = "the site has not said whether the job exists"
             try:
                 trace = self.client.look(job.folder, job.attempt)
                 if trace.fenced or _submitted_nothing(trace.answer):
-                    return None
+                    return []
                 if trace.answer is not None and trace.answer.job_id is not None:
-                    return trace.answer.job_id
+                    return [trace.answer.job_id]
                 found = self._find(job, trace)
                 if found:
                     return found
@@ -171,26 +181,24 @@ class _Submission:
                     job.name,
                     job.attempt,
                 )
-                return None
-            if self.index.now() > overrun:
+                return []
+            if self.index.now() > overrun + (0 if is_over else self._limit + SLACK):
                 raise SlurmUnavailable(
                     f"job {job.name}: it is not known whether attempt {job.attempt} was submitted: "
                     f"{problem}. Nothing is submitted until that is known: try again later"
                 )
-            self._wait(job)
+            self._wait(job, self.pause)
 
-    def _find(self, job: JobInfo, trace: Trace) -> str | None:
-        """Return the oldest job of that name; empty when there is none, None without an answer."""
+    def _find(self, job: JobInfo, trace: Trace) -> list[str] | None:
+        """Return the jobs of that name, oldest first; None when Slurm did not answer."""
         known = self.client.find(job.name)
         ids = sorted({*trace.started, *(known or [])}, key=int)
-        if not ids:
-            return None if known is None else ""
-        log.warning("job %s: attempt %d turned up as %s", job.name, job.attempt, ids[0])
-        self._cancel_others(replace(job, job_id=ids[0]), ids)
-        return ids[0]
+        if ids:
+            log.warning("job %s: attempt %d turned up as %s", job.name, job.attempt, ids[0])
+        return ids or known
 
-    def _wait(self, job: JobInfo) -> None:
-        if self.stop.wait(self.pause):
+    def _wait(self, job: JobInfo, seconds: float) -> None:
+        if self.stop.wait(seconds):
             raise Interrupted(f"job {job.name}: stopped while its submission was not settled")
 
 
