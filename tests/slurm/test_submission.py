@@ -58,7 +58,7 @@ def index(location: str) -> Iterator[OutputIndex]:
     opened.close()
 
 
-def staged(index: OutputIndex, folder: Path, body: str = "sleep 30") -> JobInfo:
+def staged(index: OutputIndex, folder: Path, body: str = "exec sleep 3") -> JobInfo:
     """Return a job of two elements whose folder and script are there."""
     chunks = dispatched(index, index.define(recipe()), 1, 2, n_chunks=2)
     pairs = [(one.id, one.submission) for one in chunks]
