@@ -3,9 +3,10 @@
 The DAG `footprints`, with the same table and form, on a cluster: one array job for each run, and
 one deferred task for each of its chunks. Products stay on the cluster.
 
-Airflow's side needs a connection of type `slurm`: `slurm_default`, or the one that the form or the
-environment variable `ENSEMBLE_SLURM_CONN` names. The other variables:
+Airflow's side needs a connection of type `slurm`: `slurm_default`, or the one that the form names.
+What the form offers at first, and where files go, is said by environment variables:
 
+* `ENSEMBLE_SLURM_CONN`: the connection.
 * `ENSEMBLE_SLURM_OUTPUT`: output root, as the cluster sees it; else what
   `footprints_slurm/ensemble.yaml` says.
 * `ENSEMBLE_SLURM_PYTHON`: interpreter on the cluster that has the model's packages, likewise.
@@ -25,17 +26,31 @@ from receptor_days import FOLDER, FORM, HOME, OVERRIDES, SCHEDULE, choose_recept
 from airflow_ensemble.task_groups.ensemble import EnsembleTaskGroup
 from airflow_ensemble.task_groups.slurm import Slurm
 
-CONNECTION = Param(
-    os.environ.get("ENSEMBLE_SLURM_CONN") or "slurm_default",
-    type="string",
-    minLength=1,
-    title="Cluster",
-    description="Connection of type slurm.",
-)
+CLUSTER = {
+    "slurm_conn_id": Param(
+        os.environ.get("ENSEMBLE_SLURM_CONN") or "slurm_default",
+        type="string",
+        minLength=1,
+        title="Cluster",
+        description="Connection of type slurm.",
+    ),
+    "output": Param(
+        os.environ.get("ENSEMBLE_SLURM_OUTPUT") or None,
+        type=["string", "null"],
+        title="Output",
+        description="Folder or URI as the cluster sees it. Empty: what the ensemble file says.",
+    ),
+    "python": Param(
+        os.environ.get("ENSEMBLE_SLURM_PYTHON") or None,
+        type=["string", "null"],
+        title="Interpreter",
+        description="Of the model, on the cluster. Empty: what the ensemble file says.",
+    ),
+}
 ON_THE_CLUSTER = {
-    "output": os.environ.get("ENSEMBLE_SLURM_OUTPUT") or None,
+    "output": "{{ params.output }}",
     "control": str(HOME / "footprints_slurm"),
-    "execution": {"python": os.environ.get("ENSEMBLE_SLURM_PYTHON") or None},
+    "execution": {"python": "{{ params.python }}"},
 }
 
 with DAG(
@@ -46,7 +61,7 @@ with DAG(
     catchup=False,
     max_active_runs=2,
     tags=["ensemble", "stilt", "slurm"],
-    params={"slurm_conn_id": CONNECTION, **FORM},
+    params={**CLUSTER, **FORM},
     default_args={"retries": 1, "retry_delay": timedelta(seconds=30)},
 ):
     EnsembleTaskGroup(

@@ -111,7 +111,7 @@ def test_a_scheduled_run_computes_the_day_before_it(
 ) -> None:
     import importlib.util
 
-    spec = importlib.util.spec_from_file_location("footprints_dag", ROOT / "dags/footprints.py")
+    spec = importlib.util.spec_from_file_location("days", ROOT / "dags/receptor_days.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -51,6 +51,7 @@ def test_reading_the_dags_opens_no_ensemble_and_starts_nothing() -> None:
         sys.addaudithook(note)
         sys.path.insert(0, sys.argv[1])
         import footprints
+        import footprints_slurm
         print(json.dumps(seen))
     """
     command = [sys.executable, "-c", textwrap.dedent(script), str(ROOT / "dags")]
