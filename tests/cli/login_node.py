@@ -38,7 +38,7 @@ class LoginNode:
             package,
             ignore=shutil.ignore_patterns("__pycache__"),
         )
-        self._program = [cluster.python_with_models, "-c", _MAIN.format(str(package.parent))]
+        self.program = [cluster.python_with_models, "-c", _MAIN.format(str(package.parent))]
 
     def __call__(self, *arguments: object, timeout: float = 120, path: str | None = None) -> Ended:
         """Run a command to its end.
@@ -62,7 +62,7 @@ class LoginNode:
         if as_root:
             options["group"] = self.cluster.user
         return subprocess.Popen(
-            [*self._program, *map(str, arguments)],
+            [*self.program, *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,

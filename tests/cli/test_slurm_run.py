@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -196,6 +197,32 @@ def test_ctrl_c_of_wait_detaches_and_cancels_nothing(node, number):
     assert "attached to array jobs that an earlier run has submitted" in attached.err
     assert attached.out.startswith("3 complete")
     assert sorted(executions(file.parent)) == ["s0", "s1", "s2"]
+
+
+def test_an_unanswered_submission_is_found_again(node):
+    """``sbatch`` that times out while its job is taken: the next run finds it (nextflow#970)."""
+    node.cluster.configure(MessageTimeout="3")
+    slow = node.cluster.root / "slow"
+    slow.mkdir(exist_ok=True)
+    (slow / "sbatch").write_text(f'#!/bin/sh\nsleep 2\nexec {shutil.which("sbatch")} "$@"\n')
+    (slow / "sbatch").chmod(0o755)
+    file = node.write("e", [{"id": "a", "sleep": 1}, {"id": "b"}], execution={"n_workers": 2})
+    process = node.start("run", file, path=f"{slow}:/usr/local/bin:/usr/bin:/bin")
+    wait_for(lambda: list(file.parent.rglob("attempt-1")))
+    node.cluster.pause("slurmctld")
+    wait_for(lambda: "code=" in "".join(p.read_text() for p in file.parent.rglob("answer")), 60)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    node.cluster.resume("slurmctld")
+
+    assert process.returncode == 3, err
+    assert "repeat the command" in err
+    ended = node("run", file, "--wait", "--poll", "0.5")
+
+    assert ended.code == 0, ended.err
+    assert sorted(executions(file.parent)) == ["a", "b"]
+    jobs = node.cluster.admin("squeue", "-h", "-t", "all", "-o", "%A %j").split("\n")
+    assert len({line.split()[1] for line in jobs if line}) == 1
 
 
 def test_a_killed_wait_loses_nothing(node):

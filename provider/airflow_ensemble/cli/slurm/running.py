@@ -119,16 +119,21 @@ class _ArrayRun:
             return []
         from airflow_ensemble.engine.batch import dispatch
         from airflow_ensemble.slurm.batches import allowed_chunks, submit
+        from airflow_ensemble.slurm.errors import ClusterError
 
         wanted = int(self.control.ensemble.execution.get("n_workers", registration.pending))
         n_chunks = allowed_chunks(self.control, self.cluster, wanted)
         chunks = dispatch(self.control, registration.batch, backend="slurm", n_chunks=n_chunks)
         try:
-            jobs = submit(self.control, self.cluster, chunks)
+            jobs = submit(self.control, self.cluster, chunks, stop=self.stop)
         except (UsageError, OSError):
             for chunk in chunks:
                 self.control.index.settle(chunk.id)
             raise
+        except (ClusterError, Interrupted) as error:
+            raise Interrupted(
+                f"{error}\nrepeat the command: it first finds out what Slurm has taken"
+            ) from error
         self._say_submitted(jobs)
         return jobs
 

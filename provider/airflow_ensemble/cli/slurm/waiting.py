@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from airflow_ensemble.cli.slurm.jobs import count_words
 from airflow_ensemble.engine.errors import EnsembleError, Interrupted, ModelError
+from airflow_ensemble.slurm.states import Phase
 
 if TYPE_CHECKING:
     from airflow_ensemble.cli.progress import Progress
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from airflow_ensemble.slurm.cluster import Cluster
     from airflow_ensemble.slurm.decision import Over
     from airflow_ensemble.slurm.settling import Settled
+    from airflow_ensemble.slurm.states import View
     from airflow_ensemble.slurm.watch import ClusterWatch, News, Watched
 
 log = logging.getLogger(__name__)
@@ -112,11 +114,13 @@ class ArrayWait:
 
         try:
             if chunk.ended:
-                batches.resubmit(self.control, self.cluster, chunk.id)
+                batches.resubmit(self.control, self.cluster, chunk.id, stop=self.stop)
             else:
                 info = self.control.index.chunk(chunk.id)
-                batches.submit(self.control, self.cluster, [info])
+                batches.submit(self.control, self.cluster, [info], stop=self.stop)
             chunk.element = self.control.index.elements(chunk=chunk.id)[-1]
+        except Interrupted as error:
+            raise Interrupted(f"{DETACHED}; {error}") from error
         except (OutcomeUnknown, SlurmUnavailable, Unreachable) as error:
             log.warning("chunk %s: %s; trying again", chunk.id, error)
         except EnsembleError as error:
@@ -171,9 +175,10 @@ class ArrayWait:
 
 def describe(news: Iterable[News]) -> str:
     """Return what Slurm says of elements, such as ``Slurm: 3 RUNNING, 5 PENDING (Priority)``."""
-    words = Counter(
-        f"{one.view.word} ({one.view.reason})" if one.view.reason else one.view.word
-        for one in news
-        if one.view.word and one.over is None
-    )
+    words = Counter(_words(one.view) for one in news if one.view.word and one.over is None)
     return f"Slurm: {count_words(words)}" if words else ""
+
+
+def _words(view: View) -> str:
+    waits = view.phase in (Phase.PENDING, Phase.BLOCKED) and view.reason
+    return f"{view.word} ({view.reason})" if waits else view.word
