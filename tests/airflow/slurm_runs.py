@@ -70,9 +70,9 @@ class Place:
             yield control
 
     def job_ids(self) -> list[str]:
-        """Return the ids of the array jobs that the index has entered, oldest first."""
+        """Return the ids of the array jobs that the index knows, oldest first."""
         with self.control() as control:
-            return [str(job.job_id) for job in control.index.jobs(control.key)]
+            return [job.job_id for job in control.index.jobs(control.key) if job.job_id]
 
 
 def make_place(

@@ -50,7 +50,7 @@ class SlurmSubmitOperator(DispatchOperator):
         registration: Any,
         slurm_conn_id: str = SlurmHook.default_conn_name,
         n_workers: int | str | None = None,
-        retries: int = 2,
+        retries: int = 3,
         **kwargs: Any,
     ) -> None:
         super().__init__(

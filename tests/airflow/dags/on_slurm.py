@@ -17,6 +17,7 @@ def make(name: str, **task_options: Any) -> DAG:
         dag_id=name,
         schedule=None,
         max_active_runs=8,
+        default_args={"retry_delay": timedelta(seconds=1)},
         params={
             "ensemble": Param("missing.yaml", type="string"),
             "n_workers": Param(2, type="integer", minimum=1),
@@ -29,7 +30,7 @@ def make(name: str, **task_options: Any) -> DAG:
             backend=Slurm(
                 "hpc",
                 n_workers="{{ params.n_workers }}",
-                task_options={"retry_delay": timedelta(seconds=1), **task_options},
+                task_options=task_options,
             ),
             asset=name,
             to="{{ params.to }}",
