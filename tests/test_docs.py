@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -20,6 +21,8 @@ from airflow_ensemble.engine.ensemble.schema import RESOURCES
 from airflow_ensemble.engine.ensemble.table import FUTURE, RESERVED
 from airflow_ensemble.engine.ensemble.yaml_text import parse_yaml
 from airflow_ensemble.engine.simulation import ProductStatus, Reason, Status
+from tests.cli.login_node import LoginNode
+from tests.services.slurm import SlurmCluster
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -142,21 +145,29 @@ def console_blocks(page: Path) -> list[tuple[bool, list[str]]]:
     ]
 
 
-def test_tutorial_works_as_it_is_written(tmp_path: Path) -> None:
+def tutorial_script(page: Path, after_cd: str = "true") -> str:
+    """Return a shell script of a tutorial's commands, each with the exit code that it must have.
+
+    :param after_cd: run once in the folder of the ensemble, before the next command.
+    """
     script = ["set -euo pipefail"]
-    for fails, commands in console_blocks(DOCS / "tutorial.rst"):
+    for fails, commands in console_blocks(page):
         for command in commands:
             if command.startswith("pip "):
                 continue
             expected = 1 if fails and command == "ensemble run" else 0
             if command.startswith("cd "):
-                script.append(command)
+                script += [command, after_cd]
                 continue
             script += [f"code=0; {command} || code=$?", f"test $code = {expected}"]
     assert len(script) > 20
+    return "\n".join(script)
+
+
+def test_tutorial_works_as_it_is_written(tmp_path: Path) -> None:
     bin_folder = Path(sys.executable).parent
     done = subprocess.run(
-        ["bash", "-x", "-c", "\n".join(script)],
+        ["bash", "-x", "-c", tutorial_script(DOCS / "tutorial.rst")],
         cwd=tmp_path,
         env={"PATH": f"{bin_folder}:/usr/bin:/bin"},
         stdin=subprocess.DEVNULL,
@@ -166,6 +177,27 @@ def test_tutorial_works_as_it_is_written(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "traceback" in done.stdout.lower()
+
+
+def test_slurm_tutorial_works_as_it_is_written(slurm: SlurmCluster) -> None:
+    slurm.reset()
+    node = LoginNode(slurm)
+    command = shlex.join(node.program)
+    program = slurm.shared / "bin" / "ensemble"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+    program.chmod(0o755)
+    # The one thing that depends on the site: where it keeps an interpreter.
+    python = f"echo '  python: {slurm.python}' >> ensemble.yaml"
+    script = tutorial_script(DOCS / "tutorial-slurm.rst", after_cd=python)
+    run = f"PATH={program.parent}:$PATH exec bash -x -c {shlex.quote(script)} </dev/null"
+    done = slurm.run(run, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "submitted 2 array elements" in done.stdout
+    assert "#SBATCH --time=00:10:00" in done.stdout
+    assert sorted(
+        path.stem.split(".")[0] for path in slurm.shared.glob("walks/output/*/track/*/*")
+    ) == ["breeze", "calm", "storm", "wind"]
 
 
 def test_readme_ensemble_file_is_valid() -> None:
