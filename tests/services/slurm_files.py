@@ -42,7 +42,7 @@ FIXED = {
     "SlurmdUser": "{owner}",
     "AuthType": "auth/munge",
     "CredType": "cred/munge",
-    "AuthInfo": "socket={root}/munge/socket,cred_expire=20",
+    "AuthInfo": "socket={root}/munge/socket,cred_expire=10",
     "StateSaveLocation": "{root}/state",
     "SlurmdSpoolDir": "{root}/spool/%n",
     "SlurmctldPidFile": "{root}/slurmctld.pid",

@@ -248,8 +248,8 @@ class Rig:
         """Each job of the index was submitted once, and nothing else was."""
         arrays = self.arrays()
         assert set(arrays.values()) <= {1}, arrays
-        assert set(arrays) == {job.name for job in self.jobs() if job.job_id is not None}
         assert len(arrays) == count
+        assert set(arrays) <= {job.name for job in self.jobs() if job.job_id is not None}
 
 
 class _Wait(ArrayWait):
