@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import logging
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_ensemble.engine.index.interface import ChunkInfo, JobInfo, Result
+from airflow_ensemble.engine.bundle import NAME
+from airflow_ensemble.engine.chunk import Chunk, render_chunk
+from airflow_ensemble.engine.errors import UsageError
+from airflow_ensemble.engine.index.interface import ChunkInfo, ElementInfo, JobInfo, Result
+from airflow_ensemble.engine.result_lines import render_results
 from airflow_ensemble.slurm.cluster import Cluster
+from airflow_ensemble.slurm.options import (
+    job_options,
+    lead_seconds,
+    parse_resource_class,
+    scaled,
+)
+from airflow_ensemble.slurm.policies import compound, read_policies
+from airflow_ensemble.slurm.script import Job, render_array, render_collection
+from airflow_ensemble.slurm.site import Site
+from airflow_ensemble.slurm.staging import File, Stage, read_code, stamp_of, worker_bundle
+from airflow_ensemble.slurm.submission import submit_once
 
 if TYPE_CHECKING:
     from airflow_ensemble.engine.control import Control
     from airflow_ensemble.engine.ensemble import Ensemble
+
+log = logging.getLogger(__name__)
+
+#: Seconds until a submission that nobody answered counts as not made, if the site says so.
+PATIENCE = 300.0
+#: The interpreter of workers, unless the ensemble file names one.
+PYTHON = "python3"
+PREFIX = "ens"
+_SCRIPT, _ELEMENTS, _RESULTS, _LOGS = "job.sh", "elements", "results.jsonl", "logs/.keep"
 
 
 @dataclass(frozen=True)
@@ -37,24 +64,41 @@ def allowed_chunks(
     :param map_limit: another limit of the caller's, such as Airflow's ``max_map_length``.
     :return: at least 1, at most ``wanted``.
     """
-    raise NotImplementedError
+    site = _site(control.ensemble, cluster, refresh=True)
+    return _fit(site, wanted, map_limit)
 
 
-def submit(control: Control, cluster: Cluster, chunks: Sequence[ChunkInfo]) -> list[JobInfo]:
+def submit(
+    control: Control,
+    cluster: Cluster,
+    chunks: Sequence[ChunkInfo],
+    *,
+    patience: float = PATIENCE,
+    stop: threading.Event | None = None,
+) -> list[JobInfo]:
     """Submit chunks, one array for each resource class; split only where the site forces it.
 
     Goes on from whatever an earlier call has left; chunks that were submitted are not again.
 
     :param chunks: open ones of one batch, as ``batch.dispatch`` gives them.
+    :param patience: see :func:`~airflow_ensemble.slurm.submission.submit_once`; so is ``stop``.
     :return: the jobs that have them, each with its ``job_id``.
     :raises SlurmRefused: when Slurm will not take them; no attempt is left open.
     :raises StagingError: when files cannot be put on the cluster; nothing half staged is left.
     :raises OutcomeUnknown: when it is not known in time whether Slurm has taken them: call again.
     """
-    raise NotImplementedError
+    jobs = _prepare(control, cluster, chunks)
+    return [_finish(control, cluster, job, patience, stop) for job in jobs]
 
 
-def resubmit(control: Control, cluster: Cluster, chunk: str) -> JobInfo:
+def resubmit(
+    control: Control,
+    cluster: Cluster,
+    chunk: str,
+    *,
+    patience: float = PATIENCE,
+    stop: threading.Event | None = None,
+) -> JobInfo:
     """Submit what is unfinished of a chunk as an array of one element, under a new attempt.
 
     To be called after :func:`~airflow_ensemble.slurm.settling.settle`; safe to call at any time: a
@@ -62,9 +106,19 @@ def resubmit(control: Control, cluster: Cluster, chunk: str) -> JobInfo:
     and did not finish is finished.
 
     :param chunk: the chunk's id.
+    :param patience: see :func:`~airflow_ensemble.slurm.submission.submit_once`; so is ``stop``.
     :return: the job that has the chunk's newest submission.
     """
-    raise NotImplementedError
+    info = control.index.chunk(chunk)
+    newest = newest_element(control, info)
+    if newest is not None and newest.end is not None and info.unfinished:
+        detail = newest.detail or f"element {newest.element} of {newest.job.name} ended"
+        info = control.index.resubmit(chunk, detail=detail, submission=info.submission)
+        newest = newest_element(control, info)
+    if newest is not None:
+        return _finish(control, cluster, newest.job, patience, stop)
+    job = _prepare_job(control, cluster, [info])
+    return _finish(control, cluster, job, patience, stop)
 
 
 def render_scripts(control: Control, cluster: Cluster, chunks: Sequence[ChunkInfo]) -> list[str]:
@@ -72,7 +126,22 @@ def render_scripts(control: Control, cluster: Cluster, chunks: Sequence[ChunkInf
 
     :param chunks: of one batch.
     """
-    raise NotImplementedError
+    jobs = {element.chunk: element.job for element in _placed(control, chunks)}
+    names = {chunk.id: jobs[chunk.id].name for chunk in chunks if chunk.id in jobs}
+    sizes: dict[str, int] = {}
+    for name in names.values():
+        sizes[name] = sizes.get(name, 0) + 1
+    scripts = [
+        render_array(_describe(control, cluster, job, sizes[job.name]))
+        for job in {job.name: job for job in jobs.values()}.values()
+        if job.name in sizes
+    ]
+    fresh = [chunk for chunk in chunks if chunk.id not in jobs]
+    limit = _site(control.ensemble, cluster).max_array_size if fresh else 1
+    for some in _arrays(fresh, limit):
+        parts = (control.ensemble, cluster, some[0].batch, some[0].resource_class, len(some))
+        scripts.append(render_array(_job(*parts)))
+    return scripts
 
 
 def preview(
@@ -86,7 +155,14 @@ def preview(
     :param sizes: (resource class, simulations) of each class.
     :param map_limit: as of :func:`allowed_chunks`.
     """
-    raise NotImplementedError
+    site = _site(ensemble, cluster)
+    previews = []
+    for resource_class, n_simulations in sizes:
+        wanted = ensemble.execution.get("n_workers") or n_simulations
+        n_elements = min(_fit(site, wanted, map_limit), n_simulations)
+        job = _job(ensemble, cluster, "BATCH", resource_class, n_elements)
+        previews.append(Preview(render_array(job), n_elements, resource_class))
+    return previews
 
 
 def submit_collection(
@@ -95,7 +171,10 @@ def submit_collection(
     batch: str,
     results: Iterable[Result],
     to: str,
-    format: str = "netcdf",
+    format: str | None = None,
+    *,
+    patience: float = PATIENCE,
+    stop: threading.Event | None = None,
 ) -> JobInfo:
     """Submit one more job that collects products on the cluster, in the model's interpreter.
 
@@ -103,13 +182,252 @@ def submit_collection(
 
     :param results: what to collect.
     :param to: absolute path of the dataset on the cluster, or a URI.
-    :param format: as of ``ensemble collect``.
+    :param format: as of ``ensemble collect``; None goes by the ending of ``to``.
+    :param patience: see :func:`~airflow_ensemble.slurm.submission.submit_once`; so is ``stop``.
     :return: its job: element 0, watched with ``chunk=None``. After its end, a call of
         ``index.end_element(collection_chunk(batch), …)`` lets the next one submit anew.
     """
-    raise NotImplementedError
+    name = collection_chunk(batch)
+    earlier = control.index.elements(chunk=name)
+    submission = len(earlier) + 1
+    if earlier and earlier[-1].end is None:
+        submission = earlier[-1].submission
+    job = control.index.prepare_job(
+        batch,
+        [(name, submission)],
+        place=cluster.place,
+        parent=_parent(control.ensemble, cluster, batch),
+        prefix=_prefix(control.ensemble),
+    )
+    if job.job_id is not None:
+        return job
+    described = _job(control.ensemble, cluster, batch, "", 1, job=job)
+    script = render_collection(described, control.recipe.output, to, format)
+    files = [
+        File(_SCRIPT, script.encode()),
+        File(_RESULTS, "".join(render_results(results)).encode()),
+        File(_LOGS, b""),
+    ]
+    _stage(control.ensemble, cluster, job, files)
+    return submit_once(control.index, cluster.client, job, patience=patience, stop=stop)
 
 
 def collection_chunk(batch: str) -> str:
     """Return the name under which a batch's collections are entered as elements."""
     return f"{batch}-collect"
+
+
+def newest_element(control: Control, chunk: ChunkInfo) -> ElementInfo | None:
+    """Return the element that has a chunk's newest submission; None when there is none yet."""
+    elements = control.index.elements(chunk=chunk.id)
+    return next((e for e in reversed(elements) if e.submission == chunk.submission), None)
+
+
+# --- which job has which chunk -----------------------------------------------------------------
+
+
+def _prepare(control: Control, cluster: Cluster, chunks: Sequence[ChunkInfo]) -> list[JobInfo]:
+    """Return the jobs that have the chunks: those of an earlier call, and new ones."""
+    wanted = {chunk.id for chunk in chunks}
+    placed = [element for element in _placed(control, chunks) if element.chunk in wanted]
+    jobs = {element.job.name: element.job for element in placed}
+    taken = {element.chunk for element in placed}
+    fresh = [chunk for chunk in chunks if chunk.id not in taken]
+    if fresh:
+        limit = _site(control.ensemble, cluster).max_array_size
+        for some in _arrays(fresh, limit):
+            job = _prepare_job(control, cluster, some)
+            jobs[job.name] = job
+    return list(jobs.values())
+
+
+def _placed(control: Control, chunks: Sequence[ChunkInfo]) -> list[ElementInfo]:
+    batches = {chunk.batch for chunk in chunks}
+    return [element for batch in batches for element in control.index.elements(batch=batch)]
+
+
+def _prepare_job(control: Control, cluster: Cluster, chunks: Sequence[ChunkInfo]) -> JobInfo:
+    return control.index.prepare_job(
+        chunks[0].batch,
+        [(chunk.id, chunk.submission) for chunk in chunks],
+        place=cluster.place,
+        parent=_parent(control.ensemble, cluster, chunks[0].batch),
+        prefix=_prefix(control.ensemble),
+    )
+
+
+def _arrays(chunks: Sequence[ChunkInfo], limit: int) -> Iterator[list[ChunkInfo]]:
+    """Yield the chunks of one array after the other: one for each resource class, if it fits."""
+    by_class: dict[str, list[ChunkInfo]] = {}
+    for chunk in sorted(chunks, key=lambda chunk: chunk.number):
+        by_class.setdefault(chunk.resource_class, []).append(chunk)
+    for some in by_class.values():
+        for start in range(0, len(some), max(1, limit)):
+            yield some[start : start + max(1, limit)]
+
+
+def _site(ensemble: Ensemble, cluster: Cluster, *, refresh: bool = False) -> Site:
+    python = str(ensemble.execution.get("python", PYTHON))
+    account = ensemble.execution.get("account", cluster.defaults.get("account"))
+    return cluster.client.site(
+        python, account=None if account is None else str(account), refresh=refresh
+    )
+
+
+def _fit(site: Site, wanted: int, map_limit: int | None) -> int:
+    limits = [wanted, site.max_array_size]
+    if map_limit is not None:
+        limits.append(map_limit)
+    if site.max_submit is not None:
+        limits.append(site.max_submit - site.queued)
+    return max(1, min(limits))
+
+
+# --- what is in a job's folder -----------------------------------------------------------------
+
+
+def _finish(
+    control: Control,
+    cluster: Cluster,
+    job: JobInfo,
+    patience: float,
+    stop: threading.Event | None,
+) -> JobInfo:
+    """Stage and submit a job, if that has not been done."""
+    if job.job_id is not None:
+        return job
+    if job.place != cluster.place:
+        raise UsageError(
+            f"job {job.name} of batch {job.batch} was begun at {job.place!r}: go on with that "
+            f"connection, not with {cluster.place!r}"
+        )
+    elements = control.index.elements(job=job.name)
+    script = render_array(_describe(control, cluster, job, len(elements)))
+    code = _read_code(control.ensemble, cluster)
+    recipe = replace(control.recipe, code=tuple(one.path for one in code))
+    names, files = [], [File(_SCRIPT, script.encode()), File(_LOGS, b"")]
+    for element in elements:
+        chunk = Chunk(
+            index=control.index.uuid,
+            batch=job.batch,
+            id=element.chunk,
+            submission=element.submission,
+            recipe=recipe,
+            assignments=tuple(control.index.assignments(element.chunk)),
+        )
+        names.append(f"{chunk.file_name}\n")
+        files.append(File(chunk.file_name, render_chunk(chunk).encode()))
+    files.append(File(_ELEMENTS, "".join(names).encode()))
+    _stage(control.ensemble, cluster, job, files, code)
+    return submit_once(control.index, cluster.client, job, patience=patience, stop=stop)
+
+
+def _stage(
+    ensemble: Ensemble,
+    cluster: Cluster,
+    job: JobInfo,
+    files: Sequence[File],
+    code: Sequence[_Code] = (),
+) -> None:
+    """Put a job's files, the worker bundle and the model's code where they are missing."""
+    root = cluster.root(ensemble.execution)
+    stage = Stage(cluster.client.runner, root, makes_root=cluster.makes_root)
+    stamp, data = worker_bundle()
+    bundle = (_bundle_folder(root), stamp, [File(NAME, data, is_program=True)])
+    models = [(one.folder, one.stamp, one.files) for one in code]
+    stage.put_missing([bundle, *models, (job.folder, stamp_of(files), files)])
+
+
+def _describe(control: Control, cluster: Cluster, job: JobInfo, n_elements: int) -> Job:
+    """Return how a job of chunks is to be submitted, memory and time after its chunk's history."""
+    elements = control.index.elements(job=job.name)
+    first = elements[0]
+    factors = (1.0, 1.0)
+    if len(elements) == 1:
+        policies = read_policies(control.ensemble.execution)
+        earlier = control.index.elements(chunk=first.chunk)
+        history = [e.end for e in earlier if e.submission < first.submission]
+        factors = compound(policies, history)
+    return _job(
+        control.ensemble,
+        cluster,
+        job.batch,
+        control.index.chunk(first.chunk).resource_class,
+        n_elements,
+        job=job,
+        factors=factors,
+    )
+
+
+def _job(
+    ensemble: Ensemble,
+    cluster: Cluster,
+    batch: str,
+    resource_class: str,
+    n_elements: int,
+    *,
+    job: JobInfo | None = None,
+    factors: tuple[float, float] = (1.0, 1.0),
+) -> Job:
+    execution = ensemble.execution
+    root = cluster.root(execution)
+    name = job.name if job else f"{_prefix(ensemble)}-{batch}-NUMBER"
+    resources = parse_resource_class(resource_class)
+    options = scaled(job_options(execution, cluster.defaults, resources), *factors)
+    return Job(
+        name=name,
+        folder=job.folder if job else f"{_parent(ensemble, cluster, batch)}/{name}",
+        comment=f"ensemble/{ensemble.name}/{batch}",
+        n_elements=n_elements,
+        parallelism=execution.get("array_parallelism"),
+        options=options,
+        lead=lead_seconds(options, execution.get("stop_before_end")),
+        setup=(*cluster.setup, *execution.get("setup", ())),
+        python=str(execution.get("python", PYTHON)),
+        bundle=f"{_bundle_folder(root)}/{NAME}",
+    )
+
+
+def _bundle_folder(root: str) -> str:
+    return f"{root}/bundles/{worker_bundle()[0][:12]}"
+
+
+@dataclass(frozen=True)
+class _Code:
+    """One entry of ``execution.code`` on its way to the cluster.
+
+    :param folder: where its files go.
+    :param path: what workers import from: that folder, or the one file in it.
+    :param stamp: of its files.
+    :param files: below ``folder``.
+    """
+
+    folder: str
+    path: str
+    stamp: str
+    files: Sequence[File]
+
+
+def _read_code(ensemble: Ensemble, cluster: Cluster) -> list[_Code]:
+    root = cluster.root(ensemble.execution)
+    excluded = [str(ensemble.control), root]
+    if ensemble.output.startswith("/"):
+        excluded.append(ensemble.output)
+    found = []
+    for path in ensemble.execution.get("code", ()):
+        files = read_code(path, excluded)
+        stamp = stamp_of(files)
+        folder = f"{root}/code/{stamp[:12]}"
+        is_file = Path(path).is_file()
+        found.append(
+            _Code(folder, f"{folder}/{files[0].name}" if is_file else folder, stamp, files)
+        )
+    return found
+
+
+def _parent(ensemble: Ensemble, cluster: Cluster, batch: str) -> str:
+    return f"{cluster.root(ensemble.execution)}/{ensemble.name}/{batch}"
+
+
+def _prefix(ensemble: Ensemble) -> str:
+    return str(ensemble.execution.get("job-name", PREFIX))

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from airflow_ensemble.slurm.states import End, Phase, View
+from airflow_ensemble.slurm.states import MEANINGS, End, Phase, View
 
 #: How much longer absence must last when the queue alone has answered: it forgets what has ended.
 _HALF_ANSWERED = 4
@@ -165,6 +165,11 @@ def last_error(tail: str) -> str:
     return lines[-1] if lines else ""
 
 
+def is_absent(view: View) -> bool:
+    """Say whether the queue lacks an element; one in a state that we do not know is there."""
+    return view.phase is Phase.UNKNOWN and (not view.word or view.word in MEANINGS)
+
+
 def describe_view(view: View) -> str:
     """Return in a few words what Slurm says of an element, without times."""
     where = f" on {view.nodes}" if view.nodes and view.phase is not Phase.PENDING else ""
@@ -198,7 +203,7 @@ def _results_had_time(sight: Sight, end: End, deadlines: Deadlines) -> bool:
 
 
 def _judge_absent(sight: Sight, deadlines: Deadlines) -> Over | None:
-    if sight.view.word:  # a word that is not known yet: it is there
+    if not is_absent(sight.view):
         return None
     lag = deadlines.lag if sight.answered else deadlines.lag * _HALF_ANSWERED
     if not _reached(sight.absent, lag):

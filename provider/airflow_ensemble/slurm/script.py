@@ -56,15 +56,15 @@ def render_array(job: Job) -> str:
     return _render(job, run)
 
 
-def render_collection(job: Job, output: str, to: str, format: str) -> str:
+def render_collection(job: Job, output: str, to: str, format: str | None) -> str:
     """Return the script whose one element collects what ``results.jsonl`` names.
 
     :param output: the output root.
     :param to: path or URI of the dataset.
-    :param format: of the dataset.
+    :param format: of the dataset; None goes by the ending of ``to``.
     :raises UsageError: on an option value that would break out of its line.
     """
-    arguments = ("--output", output, "--to", to, "--format", format)
+    arguments = ("--output", output, "--to", to, *(("--format", format) if format else ()))
     run = (
         f'exec "$python" "$bundle" collect --results {_quote(job.folder)}/results.jsonl '
         f"{' '.join(map(_quote, arguments))}\n"

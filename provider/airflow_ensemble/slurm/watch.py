@@ -22,6 +22,7 @@ from airflow_ensemble.slurm.decision import (
     consult_log,
     decide,
     describe_view,
+    is_absent,
 )
 from airflow_ensemble.slurm.errors import (
     AccessRefused,
@@ -40,6 +41,8 @@ log = logging.getLogger(__name__)
 #: Characters of a log that are shown, and logs that one command reads.
 TAIL = 4000
 _LOGS_AT_ONCE = 64
+#: Seconds between two questions to Slurm at first, where looks may slacken.
+_FLOOR = 2.0
 _NOTHING = View(Phase.UNKNOWN)
 
 
@@ -140,12 +143,22 @@ class ClusterWatch:
     """Looks at elements of one cluster, and remembers since when each is as it is.
 
     :param client: of the cluster.
+    :param ceiling: seconds between two questions to Slurm to which looks slacken, while results
+        alone say how things go; 0 asks with every look.
     :param clock: seconds that only grow.
     """
 
-    def __init__(self, client: SlurmClient, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        client: SlurmClient,
+        *,
+        ceiling: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._client = client
         self._clock = clock
+        self._ceiling = ceiling
+        self._interval, self._asked = _FLOOR, float("-inf")
         self._memories: dict[str, _Memory] = {}
 
     def look(
@@ -167,7 +180,7 @@ class ClusterWatch:
         overs = {}
         for one in watched:
             over = decide(self._sight(one, snapshot, tallies[one.key]), one.deadlines)
-            if over is not None and not (over.end is End.VANISHED and self._shows_life(one)):
+            if over is not None and not (over.end is End.VANISHED and self.shows_life(one)):
                 overs[one.key] = replace(over, submission=one.submission)
         bad = [one for one in watched if _is_bad(overs.get(one.key), tallies[one.key])]
         tails = self._read_tails(bad)
@@ -183,7 +196,7 @@ class ClusterWatch:
 
     def _poll(self, watched: Sequence[Watched]) -> tuple[Snapshot | None, str]:
         jobs = {one.job.name: one.job for one in watched if one.job.job_id is not None}
-        if not jobs:
+        if not jobs or not self._is_due():
             return None, ""
         try:
             snapshot = self._client.poll(list(jobs.values()))
@@ -192,6 +205,17 @@ class ClusterWatch:
         except (Unreachable, OutcomeUnknown, SlurmUnavailable) as error:
             return None, str(error)
         return snapshot, "; ".join(snapshot.problems)
+
+    def _is_due(self) -> bool:
+        """Say whether Slurm is to be asked with this look, and slacken."""
+        now = self._clock()
+        if any(memory.ended is not None for memory in self._memories.values()):
+            self._interval = _FLOOR  # it has ended, and its results are not all there
+        if now - self._asked < min(self._interval, self._ceiling):
+            return False
+        self._asked = now
+        self._interval = min(self._interval * 1.5, self._ceiling)
+        return True
 
     def _remember(self, watched: Sequence[Watched], snapshot: Snapshot | None) -> None:
         now = self._clock()
@@ -216,8 +240,11 @@ class ClusterWatch:
             _since(memory.ended, now),
         )
 
-    def _shows_life(self, one: Watched) -> bool:
-        """Say whether a worker has touched its lock file a short time ago."""
+    def shows_life(self, one: Watched) -> bool:
+        """Say whether the worker of an element has touched its lock file a short time ago.
+
+        What cannot be seen now counts as alive.
+        """
         if one.chunk is None:
             return False
         lock = f"{one.job.folder}/{one.chunk}.{one.submission}.jsonl.lock"
@@ -229,7 +256,7 @@ class ClusterWatch:
             return False
         except (ClusterError, OSError, ValueError) as error:
             log.warning("%s: cannot look at %s: %s", one.id, lock, error)
-            return True  # not known: asked again with the next look
+            return True
 
     def _read_tails(self, wanted: Sequence[Watched]) -> dict[str, str]:
         tails: dict[str, str] = {}
@@ -275,11 +302,11 @@ class _Memory:
             return self
         started_anew = is_newer_run(self.view, view)
         believed = advance(None if self.view is _NOTHING else self.view, view)
-        phase, absent = believed.phase, believed.phase is Phase.UNKNOWN and not believed.word
+        phase = believed.phase
         before = _Memory() if started_anew else self
         return _Memory(
             believed,
-            _first(before.absent, now) if absent else None,
+            _first(before.absent, now) if is_absent(believed) else None,
             _first(before.blocked, now) if phase is Phase.BLOCKED else None,
             _first(before.ended, now) if phase is Phase.ENDED else None,
         )
