@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -43,6 +44,7 @@ class SlurmSubmitOperator(DispatchOperator):
     ui_color = "#e6dcf0"
 
     job_page = ""
+    _stop: threading.Event | None = None
 
     def __init__(
         self,
@@ -66,6 +68,7 @@ class SlurmSubmitOperator(DispatchOperator):
     def execute(self, context: Context) -> list[dict[str, Any]]:
         """Dispatch, submit, and return the chunks."""
         batch = batch_of(self.registration)
+        self._stop = threading.Event()
         with airflow_errors(), self.open_on_cluster() as (control, cluster):
             self.reopen_if_cleared(control, batch, context)
             wanted = self.wanted(control)
@@ -74,13 +77,18 @@ class SlurmSubmitOperator(DispatchOperator):
             if not chunks:
                 return []
             self.script = "\n".join(render_scripts(control, cluster, chunks))
-            jobs = submit(control, cluster, chunks)
+            jobs = submit(control, cluster, chunks, stop=self._stop)
         for job in jobs:
             self.log.info(
                 "array job %s (%s): files and logs in %s", job.job_id, job.name, job.folder
             )
         self._show(context, jobs)
         return [as_xcom(chunk) for chunk in chunks]
+
+    def on_kill(self) -> None:
+        """Stop waiting for an answer of Slurm; a retry finds out what became of it."""
+        if self._stop is not None:
+            self._stop.set()
 
     def _show(self, context: Context, jobs: Sequence[Any]) -> None:
         ti = context["ti"]

@@ -31,10 +31,10 @@ from airflow_ensemble.operators.base import (
 from airflow_ensemble.operators.collect import name_offenders
 from airflow_ensemble.operators.run_chunk import failure_text
 from airflow_ensemble.operators.slurm_job_link import SlurmJobLink, job_page
-from airflow_ensemble.slurm.batches import resubmit
+from airflow_ensemble.slurm.batches import newest_element, resubmit
 from airflow_ensemble.slurm.cluster import Cluster
 from airflow_ensemble.slurm.decision import Over
-from airflow_ensemble.slurm.settling import Settled, cancel_chunk, newest_element, settle
+from airflow_ensemble.slurm.settling import Settled, cancel_chunk, settle
 from airflow_ensemble.slurm.states import End, Phase, View
 from airflow_ensemble.slurm.watch import ClusterWatch, Watched
 from airflow_ensemble.triggers.slurm_chunk import TERMINAL, SlurmChunkTrigger

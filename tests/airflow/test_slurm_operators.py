@@ -1,0 +1,119 @@
+"""The Slurm operators in DAGs that run in this process: a real cluster over SSH, no scheduler."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG
+from local_airflow import wait_until
+
+from airflow_ensemble.operators.register import RegisterSimulationsOperator
+from airflow_ensemble.operators.slurm_submit import SlurmSubmitOperator
+from airflow_ensemble.task_groups.ensemble import EnsembleTaskGroup
+from airflow_ensemble.task_groups.slurm import Slurm
+from tests.airflow.slurm_runs import Place, make_place, queue, submissions
+from tests.airflow.test_operators import result, states
+from tests.services.slurm import SlurmCluster
+
+RunDag = Callable[..., Any]
+
+
+@pytest.fixture
+def cluster(slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> SlurmCluster:
+    slurm.reset()
+    monkeypatch.setenv("AIRFLOW_CONN_HPC", slurm.airflow_connection(poll_interval=0.5))
+    return slurm
+
+
+def rows(count: int) -> list[dict[str, Any]]:
+    return [{"id": f"s{n}", "x": n} for n in range(count)]
+
+
+def group_dag(name: str, place: Place, n_workers: int = 2, **options: Any) -> DAG:
+    """Return a DAG whose sensors hold their slots: ``dag.test()`` defers unlike a triggerer."""
+    with DAG(name, schedule=None) as dag:
+        backend = Slurm("hpc", n_workers=n_workers, deferrable=False)
+        EnsembleTaskGroup("e", ensemble=str(place.file), backend=backend, **options)
+    return dag
+
+
+def test_more_chunks_than_airflow_maps_are_cut_and_products_are_fetched(
+    run_dag: RunDag, cluster: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__CORE__MAX_MAP_LENGTH", "3")
+    target = tmp_path / "here" / "all.nc"
+    target.parent.mkdir()
+    place = make_place(
+        cluster, tmp_path, rows(5), execution={"fetch": ["products"], "collect_to": str(target)}
+    )
+    arrays = submissions(cluster)
+    run = run_dag(group_dag("cut", place, n_workers=5000))
+    assert run.state == "success"
+    assert [chunk["count"] for chunk in result(run, "e.submit")] == [2, 2, 1]
+    assert submissions(cluster) == arrays + 1
+    assert sorted(place.executions()) == ["s0", "s1", "s2", "s3", "s4"]
+    assert result(run, "e.collect")["dataset"] == str(target)
+    import xarray as xr
+
+    with xr.open_dataset(target) as dataset:
+        assert dataset.sizes["simulation"] == 5
+
+
+def test_what_a_dead_run_left_on_the_cluster_is_taken_by_the_next(
+    run_dag: RunDag, cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    place = make_place(cluster, tmp_path, rows(3))
+    common: dict[str, Any] = {"ensemble": str(place.file), "slurm_conn_id": "hpc"}
+    with DAG("died_there", schedule=None) as dag:
+        register = RegisterSimulationsOperator(task_id="register", **common)
+        SlurmSubmitOperator(task_id="submit", registration=register.output, n_workers=2, **common)
+    assert run_dag(dag).state == "success"
+    with place.control() as control:
+        assert control.index.counts(control.key).dispatched == 3
+    wait_until(lambda: len(place.executions()) == 3 and not queue(cluster), 60, "the array's end")
+
+    run = run_dag(group_dag("next", place))
+    assert run.state == "success"
+    registration = result(run, "e.register")
+    assert (registration["complete"], registration["pending"]) == (3, 0)
+    assert states(run)["e.wait_for_chunk", -1] == "skipped"
+    assert len(place.executions()) == 3
+
+
+@pytest.mark.parametrize(
+    ("execution", "words"),
+    [
+        ({"partition": "nowhere"}, "nowhere"),
+        ({"time": "soon"}, "time"),
+    ],
+)
+def test_what_only_a_person_can_mend_fails_at_once_and_submits_nothing(
+    run_dag: RunDag,
+    cluster: SlurmCluster,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    execution: dict[str, str],
+    words: str,
+) -> None:
+    place = make_place(cluster, tmp_path, rows(1), execution=execution)
+    run = run_dag(group_dag("wrong_there", place))
+    assert states(run)["e.submit", -1] == "failed"
+    assert {ti.try_number for ti in run.get_task_instances() if ti.state == "failed"} == {1}
+    assert words in "".join(capfd.readouterr())
+    assert queue(cluster, "PENDING") | queue(cluster) == set()
+    assert place.executions() == []
+
+
+def test_the_control_side_of_an_ensemble_over_ssh_must_be_named(
+    run_dag: RunDag, cluster: SlurmCluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    place = make_place(cluster, tmp_path, rows(1))
+    file = json.loads(place.file.read_text())
+    place.file.write_text(json.dumps({k: v for k, v in file.items() if k != "control"}))
+    run = run_dag(group_dag("uncontrolled", place))
+    assert states(run)["e.register", -1] == "failed"
+    assert "the key 'control' must name a folder" in " ".join("".join(capfd.readouterr()).split())
