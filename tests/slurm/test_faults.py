@@ -460,20 +460,21 @@ def test_a_disk_that_is_full(cluster: SlurmCluster, tmp_path: Path) -> None:
 def test_a_result_line_that_is_torn(cluster: SlurmCluster, tmp_path: Path) -> None:
     """A worker dies in the middle of a line; what stands before it counts, the rest does not."""
     rows = [{"id": id, "gated": number > 0} for number, id in enumerate(IDS)]
-    with Rig(cluster, write_cluster_ensemble(cluster, tmp_path, rows)) as rig:
+    file = write_cluster_ensemble(cluster, tmp_path, rows)
+    with Rig(cluster, file) as rig:
         rig.submit(n_chunks=1)
         rig.running(2)
         begun = set(trace(cluster)) - {IDS[0]}
         kill_element(cluster, 0)
         (segment,) = (cluster.shared / "output" / ".ensemble" / "outcomes").rglob("*.jsonl")
-        with segment.open("a") as file:
-            file.write('{"kind": "finished", "id": "simulation-3", "status": "comp')
+        with segment.open("a") as torn:
+            torn.write('{"kind": "finished", "id": "simulation-3", "status": "comp')
         open_gate(cluster)
         assert rig.follow() == {}
         rig.check(arrays=2, repeated=begun)
-    file = write_cluster_ensemble(cluster, tmp_path / "another-index", rows)
-    with Rig(cluster, file) as rig:
-        rig.control.index.define(rig.control.ensemble.recipe())
+    elsewhere = file.with_name("another-index.yaml")
+    elsewhere.write_text(file.read_text().replace("/control", "/another-control"))
+    with Rig(cluster, elsewhere) as rig:
         assert rebuild(rig.control) == len(IDS)
 
 
@@ -510,13 +511,15 @@ def test_a_driver_that_is_gone_while_its_array_runs(cluster: SlurmCluster, tmp_p
         first.running(2)
     with Rig(cluster, file) as rig:
         settlers = {"slurm": settler(lambda place: rig.cluster if place == PLACE else None)}
-        registration = batch.register(rig.control, "two", settlers=settlers)
+        registration = batch.register(
+            rig.control, "two", settlers=settlers, driver_alive=lambda _: False
+        )
         assert (registration.elsewhere, registration.pending) == (len(IDS), 0)
         open_gate(cluster)
         until(lambda: cluster.answer("squeue --me -h") == "", "the array to end")
 
         def settled() -> bool:
-            batch.reconcile(rig.control, settlers=settlers)
+            batch.reconcile(rig.control, settlers=settlers, driver_alive=lambda _: False)
             return rig.counts.unfinished == 0
 
         until(settled, "reconcile to settle it")
@@ -538,7 +541,7 @@ def test_a_driver_that_is_gone_and_an_element_that_died(
         settlers = {"slurm": settler(lambda place: rig.cluster if place == PLACE else None)}
 
         def settled() -> bool:
-            batch.reconcile(rig.control, settlers=settlers)
+            batch.reconcile(rig.control, settlers=settlers, driver_alive=lambda _: False)
             return rig.counts.dispatched + rig.counts.running == 0
 
         until(settled, "reconcile to settle it")
