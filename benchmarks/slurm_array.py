@@ -120,7 +120,7 @@ def run_ensemble(node: LoginNode, file: Path) -> tuple[int, int]:
     ended = node("run", file, "--wait", "--poll", POLL, timeout=3000)
     if ended.code != 0:
         raise SystemExit(f"ensemble run ended with {ended.code}: {ended.err}")
-    counts = json.loads(node("status", file, "--json").out)
+    counts = json.loads(node("status", file, "--json").out)["counts"]
     return counts["complete"], counts["failed"]
 
 
