@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,20 @@ def test_a_whole_run_under_python_3_9(node):
     assert ended.code == 0, ended.err
     written = [path.read_text() for path in (file.parent / "output").rglob("*.txt")]
     assert written == ["3.9"] * 4
+
+
+def test_wait_ends_soon_after_the_last_element(node):
+    file = node.write("e", [{"id": f"s{n}"} for n in range(24)], execution={"n_workers": 24})
+
+    ended = node("run", file, "--wait")
+    over = time.time()
+
+    assert ended.code == 0, ended.err
+    assert "submitted 24 array elements" in ended.out
+    job = node("show", "s0", "-f", file, "--json").json["slurm"]["job"]
+    command = f"SLURM_TIME_FORMAT=%s squeue -h -r -t all -j {job} -o '%e'"
+    last = max(int(text) for text in node.cluster.answer(command).split())
+    assert over - last <= 5
 
 
 def test_one_array_for_each_resource_class(node):
