@@ -384,6 +384,7 @@ def test_a_node_that_fails(cluster: SlurmCluster, tmp_path: Path, requeue: bool)
 
         def fail() -> None:
             cluster.kill("slurmd-n2")
+            cluster.kill_steps()
             kill_element(cluster, 0)
             kill_element(cluster, 1)
             cluster.admin("scontrol", "update", "nodename=n2", "state=down", "reason=test")
