@@ -14,7 +14,7 @@ from airflow_ensemble.slurm.states import MEANINGS, End, Phase, View
 
 #: How much longer absence must last when the queue alone has answered: it forgets what has ended.
 _HALF_ANSWERED = 4
-#: What a worker or a shell says last when the time limit's signal ended it.
+#: What a worker says last when the time limit's signal ended it.
 _NEAR_LIMIT = re.compile(r"time limit is near|SIGUSR1")
 _STOPPED, _UNUSABLE, _USER_SIGNAL = 3, 2, 10
 _LOG_LINE = re.compile(r"^[\d-]{10} [\d:,]{8,12} (?:ERROR|CRITICAL) (?=.)")
@@ -149,8 +149,10 @@ def consult_log(over: Over, tail: str) -> Over:
     if over.end is End.UNUSABLE:
         words = last_error(tail)
         return replace(over, detail=words) if words else over
-    signalled = view.signal == _USER_SIGNAL or view.exit_code in (_STOPPED, 128 + _USER_SIGNAL)
-    if over.end is End.FAILED and signalled and _NEAR_LIMIT.search(tail):
+    # Before the worker runs, the signal ends the shell; after that, the worker says so itself.
+    shell = view.signal == _USER_SIGNAL or view.exit_code == 128 + _USER_SIGNAL
+    worker = view.exit_code == _STOPPED and _NEAR_LIMIT.search(tail)
+    if over.end is End.FAILED and (shell or worker):
         return replace(over, end=End.TIME_LIMIT, detail="stopped before its time limit")
     return over
 
