@@ -60,6 +60,23 @@ def test_status_is_no_error_when_slurm_does_not_answer(node):
     assert record["slurm"]["jobs"][0]["states"] == {"unknown": 1}
 
 
+def test_pystilt_fault_02_a_queue_that_does_not_answer_deletes_nothing(node):
+    file = submitted(node, [{"id": "a", "sleep": 8}, {"id": "b", "sleep": 8}], n_workers=2)
+    wait_for(lambda: len(executions(file.parent)) == 2)
+    before = sorted(path for path in (file.parent / "output").rglob("*.jsonl"))
+    node.cluster.stop("slurmctld")
+
+    assert node("status", file, "--refresh").code == 0
+    assert node("reconcile", file).code == 0
+
+    counts = node("status", file, "--json").json["counts"]
+    assert (counts["total"], counts["failed"]) == (2, 0)
+    assert set(before) <= set((file.parent / "output").rglob("*.jsonl"))
+    node.cluster.start("slurmctld")
+    assert node("run", file, "--wait", "--poll", "0.5").code == 0
+    assert sorted(executions(file.parent)) == ["a", "b"]
+
+
 def test_status_is_no_error_where_there_is_no_slurm(node):
     file = submitted(node, [{"id": "a", "sleep": 60}])
 

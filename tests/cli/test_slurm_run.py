@@ -87,7 +87,7 @@ def test_wait_retries_what_failed_and_ends_with_zero(node):
     assert node.states() == []
 
 
-def test_wait_ends_with_one_when_simulations_failed_for_good(bare_node):
+def test_pystilt_fault_21_without_accounting_wait_ends_with_what_failed(bare_node):
     file = bare_node.write("e", [{"id": "good"}, {"id": "bad", "what": "raise"}], max_attempts=2)
 
     ended = bare_node("run", file, "--wait", "--poll", "0.5")
@@ -97,6 +97,23 @@ def test_wait_ends_with_one_when_simulations_failed_for_good(bare_node):
     assert "no luck with bad" in ended.out
     assert executions(file.parent).count("bad") == 2
     assert bare_node("run", file, "--set", "max_failed=1", "--wait").code == 0
+
+
+def test_pystilt_fault_14_all_out_of_memory_is_no_success(node):
+    model = """
+        def simulate(run):
+            held = bytearray(600_000_000)
+            for place in range(0, len(held), 4096):
+                held[place] = 1
+            return {"values": None}
+    """
+    rows = [{"id": f"s{n}", "memory": 100} for n in range(2)]
+    file = node.write("e", rows, model=model, max_attempts=1, execution={"n_workers": 2})
+
+    ended = node("run", file, "--wait", "--poll", "0.5")
+
+    assert ended.code == 1, ended.err
+    assert node("status", file, "--json").json["reasons"] == {"out-of-memory": 2}
 
 
 def test_a_whole_run_under_python_3_9(node):
