@@ -67,7 +67,7 @@ class Stage:
     """
 
     def __init__(self, runner: Runner, root: str, *, makes_root: bool = False) -> None:
-        self._runner = runner
+        self.runner = runner
         self.root = root
         self._makes_root = makes_root
 
@@ -75,11 +75,11 @@ class Stage:
         """Return what stamp each folder has; None for one that is not there."""
         names = " ".join(map(shlex.quote, folders))
         script = f'for d in {names}; do cat "$d"/{STAMP} 2>/dev/null || echo; done'
-        answer = self._runner.run(script)
+        answer = self.runner.run(script)
         lines = [line or None for line in answer.out.split("\n")[: len(folders)]]
         if len(lines) != len(folders):
             raise StagingError(
-                f"cannot look at {self.root} on {self._runner.place}: {answer.err.strip()}"
+                f"cannot look at {self.root} on {self.runner.place}: {answer.err.strip()}"
             )
         return lines
 
@@ -93,10 +93,10 @@ class Stage:
         """
         archive = _pack([*files, File(STAMP, f"{stamp}\n".encode())])
         script = _upload_script(self.root, folder, self._makes_root)
-        answer = self._runner.run(script, input=archive, timeout=UPLOAD_LIMIT)
+        answer = self.runner.run(script, input=archive, timeout=UPLOAD_LIMIT)
         if answer.code:
-            raise _explain(answer.code, answer.err, folder, self.root, self._runner.place)
-        log.debug("put %d bytes into %s on %s", len(archive), folder, self._runner.place)
+            raise _explain(answer.code, answer.err, folder, self.root, self.runner.place)
+        log.debug("put %d bytes into %s on %s", len(archive), folder, self.runner.place)
 
     def put_missing(self, folders: Sequence[tuple[str, str, Iterable[File]]]) -> None:
         """Put those of some folders (path, stamp, files) that are not there with that stamp."""
