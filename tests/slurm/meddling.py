@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeVar
 
 from airflow_ensemble.slurm.runner import Completed, Entry, Runner
@@ -55,10 +55,6 @@ class MeddledRunner(Runner):
 
     def remove(self, path: str) -> None:
         self._do("remove", path, lambda: self._inner.remove(path))
-
-    def upload(self, files: Sequence[tuple[str, bytes]]) -> None:
-        first = files[0][0] if files else ""
-        self._do("upload", first, lambda: self._inner.upload(files))
 
     def close(self) -> None:
         self._inner.close()

@@ -222,31 +222,6 @@ class TestFiles:
         assert len(found) == 2
         assert "Zürich.nc" in found
 
-    def test_upload_writes_all_of_many_files(self, runner: Runner, tmp_path: Path) -> None:
-        folders = [tmp_path / "it's one", tmp_path / "two"]
-        for folder in folders:
-            folder.mkdir()
-        (folders[0] / "7").write_text("old")
-        named = ["a", ".hidden", "c d", "-f", *map(str, range(200))]
-        files = [(f"{folders[0]}/{name}", name.encode() * 100) for name in named]
-        files += [(f"{folders[1]}/few", b"x")]
-        runner.upload(files)
-
-        assert {path: Path(path).read_bytes() for path, _ in files} == dict(files)
-        assert names(folders[0]) == sorted(named)
-        found = (folders[0] / "7").stat()
-        assert stat.S_IMODE(found.st_mode) == 0o644 & ~_umask()
-        assert abs(found.st_mtime - time.time()) < 60
-
-    def test_an_upload_that_fails_says_why(
-        self, runner: Runner, tmp_path: Path, small_disk: Path
-    ) -> None:
-        with pytest.raises(FileNotFoundError, match="gone"):
-            runner.upload([(f"{tmp_path}/gone/{n}", b"") for n in range(10)])
-        with pytest.raises(OSError, match="No space left on device") as caught:
-            runner.upload([(f"{small_disk}/{n}", b"x" * 200_000) for n in range(10)])
-        assert caught.value.errno == errno.ENOSPC
-
     @pytest.mark.parametrize(
         "action",
         [

@@ -47,7 +47,7 @@ class Cluster:
         :param source: the loaded ensemble file, or the opened ensemble.
         :param environment: variables added for Slurm's commands, such as ``SLURM_CONF``.
         """
-        ensemble: Ensemble = getattr(source, "ensemble", source)
+        ensemble = source.ensemble if hasattr(source, "ensemble") else source
         return cls(
             client=SlurmClient(LocalRunner(environment)),
             place=LOCAL,

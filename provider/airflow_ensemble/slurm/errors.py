@@ -28,7 +28,7 @@ class SlurmUnavailable(ClusterError):
 
 
 class SlurmRefused(ClusterError, UsageError):
-    """Slurm understood the request and refused it, or cannot ever fulfil it; the same is refused again.
+    """Slurm understood the request and refused it: the same will be refused again.
 
     Its message holds what the site answered and what to change.
     """

@@ -7,7 +7,6 @@ lost its connection; ``connections`` counts how often. Nothing here knows what S
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -48,8 +47,8 @@ class Runner(ABC):
     A context manager: leaving it closes the connection. Every method raises
     :class:`~airflow_ensemble.slurm.errors.Unreachable` when there is no connection to be had,
     :class:`~airflow_ensemble.slurm.errors.AccessRefused` when the cluster refuses us, and
-    :class:`~airflow_ensemble.slurm.errors.OutcomeUnknown` when the connection broke, or the time ran
-    out, in the middle. Paths are absolute, on the cluster. What the file methods cannot do for
+    :class:`~airflow_ensemble.slurm.errors.OutcomeUnknown` when the connection broke, or the time
+    ran out, in the middle. Paths are absolute, on the cluster. What the file methods cannot do for
     reasons of the file system they raise as the ``OSError`` of that errno, path included.
     """
 
@@ -116,11 +115,6 @@ class Runner(ABC):
     @abstractmethod
     def close(self) -> None:
         """Close the connection; the next use opens another."""
-
-    def upload(self, files: Sequence[tuple[str, bytes]]) -> None:
-        """Write several files; a runner that can do so in one go may override this."""
-        for path, data in files:
-            self.write(path, data)
 
     def __enter__(self) -> Runner:
         return self

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import os
 import posixpath
 import shlex
 import socket
 import stat
-import tarfile
 import uuid
 from abc import abstractmethod
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Callable, TypeVar
 
 from airflow_ensemble.slurm.errors import ClusterError, OutcomeUnknown
@@ -36,12 +33,6 @@ FILE_TIMEOUT = 60.0
 _READ_AHEAD = 48
 #: Above this many bytes a read is worth several requests at once.
 _ONE_REQUEST = 32768
-#: From how many files on one archive is quicker than SFTP's five requests for each.
-_WORTH_ARCHIVING = 4
-#: Bytes per second that an upload is granted time for.
-_SLOWEST = 100_000
-#: What a shell ends with when it does not find a program.
-_NO_PROGRAM = 127
 #: What ``find`` prints of each entry: name, size, time and type, each ended by NUL.
 _FIND = r"-mindepth 1 -maxdepth 1 -printf '%f\0%s\0%T@\0%y\0'"
 #: Reasons that a shell's message may name.
@@ -114,27 +105,6 @@ class SshRunner(Runner):
         """See :meth:`Runner.remove`."""
         self._do(lambda files: _remove(files, path), path)
 
-    def upload(self, files: Sequence[tuple[str, bytes]]) -> None:
-        """See :meth:`Runner.upload`. Many files of a folder go in one command, as an archive."""
-        folders: dict[str, builtins.list[tuple[str, bytes]]] = {}
-        for path, data in files:
-            folders.setdefault(posixpath.dirname(path), []).append((path, data))
-        for folder, some in folders.items():
-            if len(some) < _WORTH_ARCHIVING or not self._unpack(folder, some):
-                super().upload(some)
-
-    def _unpack(self, folder: str, files: Sequence[tuple[str, bytes]]) -> bool:
-        """Write files through ``tar`` there; return False if there is none."""
-        archive = _archive(files)
-        timeout = FILE_TIMEOUT + len(archive) / _SLOWEST
-        done = self.run(_unpacking_script(folder), input=archive, timeout=timeout)
-        if done.code == _NO_PROGRAM:
-            return False
-        if done.code != 0:
-            reason = done.err.strip() or "tar gave no reason"
-            raise OSError(_reason(reason), f"the files were not written: {reason}", folder)
-        return True
-
     def _close_files(self) -> None:
         files, self._files = self._files, None
         if files is not None:
@@ -194,28 +164,6 @@ class SshRunner(Runner):
         if done.code == 0:
             return error
         return OSError(_reason(done.err), done.err.strip() or error.strerror, path)
-
-
-def _archive(files: Sequence[tuple[str, bytes]]) -> bytes:
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w") as tar:
-        for path, data in files:
-            member = tarfile.TarInfo(posixpath.basename(path))
-            member.size = len(data)
-            member.mode = 0o644
-            tar.addfile(member, io.BytesIO(data))
-    return archive.getvalue()
-
-
-def _unpacking_script(folder: str) -> str:
-    """Return a command that unpacks its input aside, and then renames file by file."""
-    aside, target = shlex.quote(_aside(f"{folder}/any")), shlex.quote(folder)
-    return (
-        "LC_ALL=C; export LC_ALL; command -v tar >/dev/null || exit 127\n"
-        f"mkdir {aside} && tar -xmf - --no-same-owner --no-same-permissions -C {aside} &&\n"
-        f"find {aside} -mindepth 1 -maxdepth 1 -exec mv -f -t {target} {{}} +\n"
-        f"code=$?; rm -rf {aside}; exit $code\n"
-    )
 
 
 def _list(files: paramiko.SFTPClient, folder: str) -> list[Entry]:
