@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 #: Submissions of one chunk in a row that finish nothing, after which it is given up.
 MAX_FRUITLESS = 3
+#: Seconds between two questions to Slurm, to which they slacken while results tell how things go.
+SLURM_CEILING = 30.0
 #: What the waiting ends with when it is asked to stop.
 DETACHED = "detached: the array jobs go on without this command"
 
@@ -82,7 +84,7 @@ class ArrayWait:
         from airflow_ensemble.slurm.watch import ClusterWatch
 
         self._take(batches)
-        watch = ClusterWatch(self.cluster.client)
+        watch = ClusterWatch(self.cluster.client, ceiling=max(SLURM_CEILING, self.poll))
         while self._chunks:
             for chunk in list(self._chunks.values()):
                 if chunk.element is None:
