@@ -126,3 +126,9 @@ def await_state(
 def submissions(slurm: SlurmCluster) -> int:
     """Return how many batch jobs have been submitted since slurmctld started."""
     return slurm.rpcs().get("REQUEST_SUBMIT_BATCH_JOB", 0)
+
+
+def queries(slurm: SlurmCluster) -> int:
+    """Return how often the queue has been asked for since slurmctld started."""
+    asked = slurm.rpcs()
+    return asked.get("REQUEST_JOB_INFO", 0) + asked.get("REQUEST_JOB_USER_INFO", 0)

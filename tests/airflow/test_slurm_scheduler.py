@@ -28,6 +28,7 @@ from tests.airflow.slurm_runs import (
     Place,
     await_state,
     make_place,
+    queries,
     queue,
     start,
     submissions,
@@ -49,16 +50,15 @@ class Whole:
     def __init__(self, airflow: Live, slurm: SlurmCluster, folder: Path) -> None:
         ids = [f"s{n:02}" for n in range(23)]
         self.place = gated(slurm, folder, "bad", *ids, max_failed=1)
-        connections, arrays = slurm.ssh_connections, submissions(slurm)
+        connections, arrays, polls = slurm.ssh_connections, submissions(slurm), queries(slurm)
         self.run = start(airflow, self.place, n_workers=12)
         wait_until(lambda: len(self.place.executions()) >= 12, 90, "all elements to run")
-        with self.place.control() as control:
-            self.live = control.index.counts(control.key).running
         wait_until(self._counts_are_live, 60, "a running simulation to stand in the index")
         self.place.open_gate()
         self.state = self.run.finish(180)
         self.connections = slurm.ssh_connections - connections
         self.arrays = submissions(slurm) - arrays
+        self.polls = queries(slurm) - polls
 
     def _counts_are_live(self) -> bool:
         with self.place.control() as control:
@@ -85,6 +85,8 @@ def test_one_array_is_submitted_and_one_connection_serves_all_sensors(whole: Who
     assert whole.arrays == 1
     # Register, submit and collect have a connection each, and the triggerer one for all sensors.
     assert whole.connections <= 4
+    # At the connection's interval of 2 s, for all twelve together.
+    assert whole.polls <= 25
 
 
 def test_mapped_sensors_that_fire_soon_are_not_failed_by_the_scheduler(whole: Whole) -> None:

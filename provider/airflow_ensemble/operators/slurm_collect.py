@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from airflow.sdk import BaseOperatorLink, Context
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
 
 from airflow_ensemble.engine.collect import check_format, open_collection, write_collection
 from airflow_ensemble.engine.control import Control
@@ -15,8 +15,9 @@ from airflow_ensemble.hooks.slurm import SlurmHook
 from airflow_ensemble.operators.base import airflow_errors
 from airflow_ensemble.operators.collect import CollectOperator
 from airflow_ensemble.operators.dispatch import batch_of
-from airflow_ensemble.operators.slurm_job_link import SlurmJobLink, job_page
+from airflow_ensemble.operators.slurm_job_link import JOB_ID, LOG, SlurmJobLink, job_page
 from airflow_ensemble.slurm.batches import collection_chunk, submit_collection
+from airflow_ensemble.slurm.cluster import Cluster
 from airflow_ensemble.slurm.decision import Over
 from airflow_ensemble.slurm.remote_root import RemoteRoot
 from airflow_ensemble.slurm.states import End
@@ -61,16 +62,14 @@ class SlurmCollectOperator(CollectOperator):
                 "collecting in job %s (%s), files in %s", job.job_id, job.name, job.folder
             )
             (element,) = control.index.elements(job=job.name)
-            return self._wait(control, Watched.of(element, control))
+            return self._wait(context, control, Watched.of(element, control))
 
     def resume(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
         """Judge the collecting job, and return what the asset event says."""
-        if event["status"] == "timeout":
-            raise AirflowException(
-                "execution_timeout has passed before the products were collected"
-            )
-        over = Over.from_dict(event["over"])
-        with airflow_errors(), self.open_on_cluster() as (control, _):
+        with airflow_errors(), self.open_on_cluster() as (control, cluster):
+            if event["status"] == "timeout":
+                self._time_out(control, cluster)
+            over = Over.from_dict(event["over"])
             chunk = collection_chunk(batch_of(self.registration))
             control.index.end_element(chunk, event["submission"], over.end.value, over.detail)
             if over.end is End.COMPLETED:
@@ -83,14 +82,25 @@ class SlurmCollectOperator(CollectOperator):
     def _target(self, control: Control) -> str | None:
         return self.to or control.ensemble.execution.get("collect_to")
 
-    def _wait(self, control: Control, watched: Watched) -> NoReturn:
+    def _wait(self, context: Context, control: Control, watched: Watched) -> NoReturn:
         settings, limit = self.slurm_settings, self.execution_timeout
+        context["ti"].xcom_push(JOB_ID, watched.id)
+        context["ti"].xcom_push(LOG, watched.log)
         self.job_page = job_page(settings.job_url, watched.id)
         deadline = time.time() + limit.total_seconds() if limit else None
         trigger = SlurmChunkTrigger.of(
             watched, control, conn_id=settings.conn_id, deadline=deadline
         )
         self.defer(trigger=trigger, method_name="resume")
+
+    def _time_out(self, control: Control, cluster: Cluster) -> NoReturn:
+        """Cancel the collecting job, and let the next try submit another."""
+        chunk = collection_chunk(batch_of(self.registration))
+        element = control.index.elements(chunk=chunk)[-1]
+        text = f"the task's execution_timeout of {self.execution_timeout} has passed"
+        cluster.client.cancel([Watched.of(element, control).id])
+        control.index.end_element(chunk, element.submission, End.RUN_DEADLINE.value, text)
+        raise AirflowTaskTimeout(f"{text}: the collecting job was cancelled")
 
 
 def must_fetch(control: Control) -> bool:

@@ -10,6 +10,10 @@ from airflow.sdk import BaseOperator, BaseOperatorLink, conf
 if TYPE_CHECKING:
     from airflow.sdk.types import TaskInstanceKey
 
+#: Keys of the XComs that hold the element's id, such as ``123_4``, and the path of its log.
+JOB_ID = "slurm_job_id"
+LOG = "slurm_log"
+
 
 class SlurmJobLink(BaseOperatorLink):
     """Leads to the site's own page of the job, if the connection's ``job_url`` names one.

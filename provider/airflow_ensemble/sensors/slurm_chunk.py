@@ -30,7 +30,7 @@ from airflow_ensemble.operators.base import (
 )
 from airflow_ensemble.operators.collect import name_offenders
 from airflow_ensemble.operators.run_chunk import failure_text
-from airflow_ensemble.operators.slurm_job_link import SlurmJobLink, job_page
+from airflow_ensemble.operators.slurm_job_link import JOB_ID, LOG, SlurmJobLink, job_page
 from airflow_ensemble.slurm.batches import newest_element, resubmit
 from airflow_ensemble.slurm.cluster import Cluster
 from airflow_ensemble.slurm.decision import Over
@@ -43,9 +43,6 @@ from airflow_ensemble.triggers.slurm_chunk import TERMINAL, SlurmChunkTrigger
 DEADLINE = "slurm_deadline"
 #: Seconds for which Airflow waits for the trigger after the deadline that the trigger itself keeps.
 BACKSTOP = 60.0
-#: Keys of XComs for people.
-JOB_ID = "slurm_job_id"
-LOG = "slurm_log"
 
 
 class SlurmChunkSensor(EnsembleOperator):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
@@ -190,7 +191,7 @@ def _passer(
     """Return what passes news from the poller's thread to the event loop."""
 
     def tell(news: News | Trouble) -> None:
-        if not loop.is_closed():
+        with suppress(RuntimeError):  # the loop ends before the thread does
             loop.call_soon_threadsafe(queue.put_nowait, news)
 
     return tell
