@@ -86,6 +86,7 @@ class SlurmCluster:
         self.known_hosts = self.root / "keys" / "known_hosts"
         self.private_key_path = self.root / "keys" / "client"
         self._clock = _shifted_clock(clock_ahead)
+        self._has_forgotten = False
         self._cpus, self._changed = cpus, dict[str, str]()
         self._options = {**(slurm_files.MEMORY_LIMITS if memory_limits else {}), **(options or {})}
         ssh, slurmctld, slurmdbd, db, *rest = free_ports(4 + nodes)
@@ -257,6 +258,7 @@ class SlurmCluster:
         A killed slurmctld has forgotten what it was told in its last seconds, jobs included:
         :meth:`wait_until_saved` comes before a kill that shall leave the jobs known.
         """
+        self._has_forgotten = self._has_forgotten or daemon == "slurmctld"
         if daemon == "sshd":
             self._daemons["sshd"].pause()
             self.drop_connections()
@@ -298,21 +300,19 @@ class SlurmCluster:
             time.sleep(0.1)
 
     def configure(self, **options: str) -> None:
-        """Change settings of ``slurm.conf`` until :meth:`reset`, and restart slurmctld."""
+        """Change settings of ``slurm.conf`` until :meth:`reset`; the daemons must be up."""
         self._changed.update(options)
-        self._write_slurm_conf()
-        self.stop("slurmctld")
-        self.start()
+        self._read_slurm_conf_again()
 
     def reset(self) -> None:
         """Bring everything back to where a test may begin: no job, no file, every daemon up."""
         for one in self._daemons.values():
             one.resume()
-        if self._changed:
-            self._changed.clear()
-            self._write_slurm_conf()
-            self.stop("slurmctld")
         self.start()
+        if self._changed or self._has_forgotten:
+            self._changed.clear()
+            self._skip_known_job_ids()
+            self._read_slurm_conf_again()
         self.cancel_all()
         self.admin("scontrol", "update", "nodename=ALL", "state=resume", check=False)
         _wait(self._all_idle, "the nodes to be idle")
@@ -339,7 +339,7 @@ class SlurmCluster:
         if "sshd" in daemons and daemons["sshd"].runs:
             self.kill("sshd")
         for one in reversed(list(daemons.values())):
-            one.stop()
+            one.kill()  # nothing of it is kept, and some take seconds to stop
         for pid in processes_with("SLURM_CONF", str(self.slurm_conf)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -408,6 +408,17 @@ class SlurmCluster:
             options={**self._options, **self._changed},
         )
         self.slurm_conf.write_text(text)
+
+    def _skip_known_job_ids(self) -> None:
+        """Begin a new thousand: slurmd does not run a job whose id it has seen before."""
+        if self._has_forgotten:
+            self._has_forgotten = False
+            first = int(self._options.get("FirstJobId", "1")) // 1000 * 1000 + 1001
+            self._options["FirstJobId"] = str(first)
+
+    def _read_slurm_conf_again(self) -> None:
+        self._write_slurm_conf()
+        self.admin("scontrol", "reconfigure")
 
     def _make_daemons(self) -> dict[str, Daemon]:
         etc, log = self.root / "etc", self.root / "log"

@@ -32,11 +32,13 @@ class Dying:
 
     def __call__(self, name: str, argument: str, work: Callable[[], object]) -> object:
         self.count += 1
-        print(name, "sbatch" if "--parsable" in argument else Path(argument[:200]).name, flush=True)
+        what = "sbatch" if "--parsable" in argument else argument.rpartition("/")[2]
+        print(name, " ".join(what[:60].split()), flush=True)
         self._die_at("before")
-        result = work()
-        self._die_at("after")
-        return result
+        try:
+            return work()
+        finally:
+            self._die_at("after")
 
     def _die_at(self, moment: str) -> None:
         if (self.count, moment) == (self._operation, self._moment):

@@ -108,7 +108,9 @@ def submit_until_known(rig: Rig, seconds: float = 60) -> list[JobInfo]:
             time.sleep(0.5)
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.05, 0.3])
+@pytest.mark.parametrize(
+    "seconds", [0.0, *(pytest.param(one, marks=pytest.mark.faults) for one in (0.05, 0.3))]
+)
 def test_a_connection_that_breaks_during_sbatch(
     cluster: SlurmCluster, tmp_path: Path, seconds: float
 ) -> None:
@@ -213,7 +215,10 @@ def killed_and_tried_again(
 # --- daemons that are away
 
 
-@pytest.mark.parametrize("fault", ["frozen", "killed", "stopped"])
+@pytest.mark.parametrize(
+    "fault",
+    ["killed", *(pytest.param(one, marks=pytest.mark.faults) for one in ("frozen", "stopped"))],
+)
 def test_a_controller_that_is_away_during_polling(
     cluster: SlurmCluster, tmp_path: Path, fault: str
 ) -> None:
