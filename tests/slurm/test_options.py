@@ -133,7 +133,12 @@ def test_factors_compound_with_the_ends_of_their_kind() -> None:
     history = ["out-of-memory", "time-limit", None, "out-of-memory", "node-failure", "of tomorrow"]
     memory, time = compound(read_policies({"policies": given}), history)
     assert (round(memory, 6), time) == (4.4, 1.5)
-    wide = {"mem": "1000M", "mem-per-cpu": "1G", "time": "10", "exclusive": True}
+    wide: dict[str, str | bool] = {
+        "mem": "1000M",
+        "mem-per-cpu": "1G",
+        "time": "10",
+        "exclusive": True,
+    }
     assert scaled(wide, memory, time) == {
         "mem": "4400M", "mem-per-cpu": "4506M", "time": "00:15:00", "exclusive": True,
     }  # fmt: skip

@@ -13,6 +13,7 @@ from airflow_ensemble.engine import batch
 from airflow_ensemble.engine.control import Control, open_control
 from airflow_ensemble.engine.ensemble import load
 from airflow_ensemble.engine.index.interface import JobInfo
+from airflow_ensemble.engine.ingest import ingest
 from airflow_ensemble.slurm import watch as module
 from airflow_ensemble.slurm.client import Snapshot
 from airflow_ensemble.slurm.decision import Deadlines
@@ -111,7 +112,6 @@ def test_desispec_one_poll_and_one_reading_whatever_the_number(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str | None] = []
-    ingest = module.ingest
 
     def counting(ledger: Control, chunk: str | None = None, batch: str | None = None) -> int:
         read.append(batch)

@@ -13,6 +13,7 @@ from airflow_ensemble.engine.bundle import NAME
 from airflow_ensemble.engine.chunk import Chunk, render_chunk
 from airflow_ensemble.engine.errors import UsageError
 from airflow_ensemble.engine.index.interface import ChunkInfo, ElementInfo, JobInfo, Result
+from airflow_ensemble.engine.index.ownership import share_chunks
 from airflow_ensemble.engine.result_lines import render_results
 from airflow_ensemble.slurm.cluster import Cluster
 from airflow_ensemble.slurm.options import (
@@ -60,7 +61,7 @@ def allowed_chunks(
 ) -> int:
     """Return how many chunks fit the site's limits: array size, and free places in the queue.
 
-    :param wanted: chunks of one resource class.
+    :param wanted: chunks of the batch, of all resource classes together.
     :param map_limit: another limit of the caller's, such as Airflow's ``max_map_length``.
     :return: at least 1, at most ``wanted``.
     """
@@ -156,12 +157,16 @@ def preview(
     :param map_limit: as of :func:`allowed_chunks`.
     """
     site = _site(ensemble, cluster)
+    total = sum(n_simulations for _, n_simulations in sizes)
+    wanted = ensemble.execution.get("n_workers") or total
     previews = []
-    for resource_class, n_simulations in sizes:
-        wanted = ensemble.execution.get("n_workers") or n_simulations
-        n_elements = min(_fit(site, wanted, map_limit), n_simulations)
-        job = _job(ensemble, cluster, "BATCH", resource_class, n_elements)
-        previews.append(Preview(render_array(job), n_elements, resource_class))
+    for resource_class, n_chunks in share_chunks(
+        dict(sizes), _fit(site, wanted, map_limit)
+    ).items():
+        for start in range(0, n_chunks, site.max_array_size):
+            n_elements = min(site.max_array_size, n_chunks - start)
+            job = _job(ensemble, cluster, "BATCH", resource_class, n_elements)
+            previews.append(Preview(render_array(job), n_elements, resource_class))
     return previews
 
 
