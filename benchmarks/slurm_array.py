@@ -48,6 +48,7 @@ class Measured:
     :param asks: other requests of the account.
     :param wrong: elements that are said to have ended otherwise than they did.
     :param connections: SSH connections.
+    :param kinds: all requests by kind, those of nodes included.
     """
 
     seconds: float
@@ -55,6 +56,7 @@ class Measured:
     asks: int
     wrong: int
     connections: int
+    kinds: dict[str, int]
 
 
 def main() -> int:
@@ -78,6 +80,7 @@ def main() -> int:
     print(f"ensemble run --wait above that: {over:+.1f} s (goal: at most 5); of its wall time")
     print(f"{beside:.1f} s lie before the array was submitted and after its last element ended")
     print(f"poll requests per element: {ours.asks / count:.3f} (goal: at most 0.05)")
+    print(f"of these: {', '.join(f'{n} {kind}' for kind, n in questions(ours.kinds).items())}")
     print(f"submissions: {ours.submits} (goal: 1); wrong terminal states: {ours.wrong} (goal: 0)")
     return 0
 
@@ -100,11 +103,12 @@ def measure(cluster: SlurmCluster, count: int, run: Any) -> Measured:
     :param run: runs it and returns how many are said to be complete and to have failed.
     """
     cluster.cancel_all()
-    asks, submits = cluster.user_rpcs(), cluster.rpcs().get(SUBMIT, 0)
+    asks, before = cluster.user_rpcs(), cluster.rpcs()
     connections, started = cluster.ssh_connections, time.monotonic()
     complete, failed = run()
     seconds = time.monotonic() - started
-    submits = cluster.rpcs().get(SUBMIT, 0) - submits
+    kinds = {kind: n - before.get(kind, 0) for kind, n in cluster.rpcs().items()}
+    submits = kinds.get(SUBMIT, 0)
     should_fail = len(range(0, count, EVERY))
     wrong = abs(failed - should_fail) + (count - complete - failed)
     return Measured(
@@ -113,6 +117,7 @@ def measure(cluster: SlurmCluster, count: int, run: Any) -> Measured:
         cluster.user_rpcs() - asks - submits,
         wrong,
         cluster.ssh_connections - connections,
+        {kind: n for kind, n in kinds.items() if n},
     )
 
 
@@ -161,6 +166,11 @@ def array_seconds(cluster: SlurmCluster) -> float:
         if time.monotonic() > deadline:
             raise SystemExit(f"the accounting does not say when the array ended:\n{text}")
         time.sleep(1)
+
+
+def questions(kinds: dict[str, int]) -> dict[str, int]:
+    """Return the requests that ask for something, without sdiag's own."""
+    return {k: n for k, n in kinds.items() if "_INFO" in k and k != "REQUEST_STATS_INFO"}
 
 
 def print_header(count: int) -> None:
