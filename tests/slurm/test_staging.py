@@ -103,12 +103,12 @@ def test_on_a_login_node_the_root_is_made(tmp_path: Path) -> None:
 
 def test_no_permission_to_write(slurm: SlurmCluster) -> None:
     slurm.reset()
-    slurm.answer("mkdir -m 555 root")
+    slurm.answer("mkdir -m 555 closed")
     with make_runner(slurm.login()) as runner:
-        stage = Stage(runner, str(slurm.shared / "root"))
-        with pytest.raises(StagingRefused, match=r"no permission to write .*/root/e/job on .*:"):
+        stage = Stage(runner, str(slurm.shared / "closed"))
+        with pytest.raises(StagingRefused, match=r"no permission to write .*/closed/e/job on .*:"):
             stage.put(f"{stage.root}/e/job", FILES, "s")
-    assert list((slurm.shared / "root").iterdir()) == []
+    assert list((slurm.shared / "closed").iterdir()) == []
 
 
 @contextlib.contextmanager
