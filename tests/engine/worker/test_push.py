@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from airflow_ensemble.engine import segment, storage
@@ -281,6 +282,19 @@ def test_a_signal_stops_whole_trees_and_records_them(
 
     assert list(bench.reasons.values()) == [Reason.INTERRUPTED] * 2
     assert number.name in bench.outcomes[0].outcome.detail
+
+
+def test_the_end_of_a_whole_job_is_no_crash_of_its_simulations(bench: Bench, nap: str) -> None:
+    bench.write(*[{"do": "hang_in_program", "nap": nap}] * 2)
+    with bench.start() as worker:
+        wait_for(lambda: len(processes_with(nap)) == 2)
+        # As scancel does: everything in the job gets the signal, in no order.
+        for process in reversed(psutil.Process(worker.pid).children(recursive=True)):
+            process.terminate()
+        worker.terminate()
+        assert worker.wait(PATIENCE) == 3
+
+    assert bench.reasons == {"s0": Reason.INTERRUPTED, "s1": Reason.INTERRUPTED}
 
 
 def test_a_job_that_nears_its_time_limit_says_so(bench: Bench, nap: str) -> None:

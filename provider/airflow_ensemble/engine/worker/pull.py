@@ -16,7 +16,7 @@ from airflow_ensemble.engine.simulation import Reason
 from airflow_ensemble.engine.worker.clerk import Clerk
 from airflow_ensemble.engine.worker.push import stop_pool
 from airflow_ensemble.engine.worker.recorder import Recorder
-from airflow_ensemble.engine.worker.stop import Stop, stop_on_broken_root
+from airflow_ensemble.engine.worker.stop import Stop, charge_to_stop, stop_on_broken_root
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ class PullWorker:
             self._pool.cancel(lost, Reason.CANCELLED, "cancelled while this worker held it")
         self._pool.submit(self._clerk.take())
         self._clerk.want(self._appetite())
-        events = self._pool.wait(1.0)
+        events = charge_to_stop(self._stop, self._pool.wait(1.0))
         self._clerk.record(self._recorder.record(events))
         stop_on_broken_root(self._stop, events)
         self._report()

@@ -21,7 +21,7 @@ from airflow_ensemble.engine.segment import Finished
 from airflow_ensemble.engine.simulation import INTERRUPTIONS, Reason
 from airflow_ensemble.engine.storage import OutputRoot
 from airflow_ensemble.engine.worker.recorder import Record, Recorder
-from airflow_ensemble.engine.worker.stop import Stop, stop_on_broken_root
+from airflow_ensemble.engine.worker.stop import Stop, charge_to_stop, stop_on_broken_root
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +163,7 @@ def _run_all(
             pool.submit(todo)
             while pool.is_busy and not stop:
                 _cancel(pool, cancel.news())
-                events = pool.wait(CANCEL_INTERVAL)
+                events = charge_to_stop(stop, pool.wait(CANCEL_INTERVAL))
                 recorder.record(events)
                 stop_on_broken_root(stop, events)
                 report()

@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from types import FrameType
 
 from airflow_ensemble.engine.pool.task import Ended, Event
@@ -22,6 +24,12 @@ _SIGNALS = {
     signal.SIGHUP: Reason.INTERRUPTED,
     signal.SIGUSR1: Reason.TIME_LIMIT,
 }
+
+#: Seconds until a worker has noticed the signal that one of its simulations has died of, and those
+#: that any failure is worth, because a program may end in its own way when it is told to.
+NOTICE, GLANCE = 2.0, 0.02
+#: What a simulation that is told to end may seem to have ended with.
+_MAY_BE_STOPPED = frozenset({Reason.CRASHED, Reason.ERROR, Reason.MISSING_PRODUCT})
 
 
 class Stop:
@@ -76,6 +84,27 @@ def stop_on_broken_root(stop: Stop, events: Iterable[Event]) -> None:
     for event in events:
         if isinstance(event, Ended) and event.reason is Reason.INTERRUPTED and not stop:
             stop.request(f"{event.assignment.simulation.id}: {event.detail}")
+
+
+def charge_to_stop(stop: Stop, events: Sequence[Event]) -> list[Event]:
+    """Return the events, with what the stop of the whole job has ended charged to the stop.
+
+    A batch system signals all processes of a job at once, so that simulations may be gone before
+    the worker has noticed that it is to stop.
+    """
+    suspects = [e for e in events if isinstance(e, Ended) and e.reason in _MAY_BE_STOPPED]
+    if suspects:
+        names_it = any(signal.SIGTERM.name in event.detail for event in suspects)
+        give_up = time.monotonic() + (NOTICE if names_it else GLANCE)
+        while not stop and time.monotonic() < give_up:
+            time.sleep(GLANCE)
+    if not suspects or not stop:
+        return list(events)
+    return [_charged(e, stop) if isinstance(e, Ended) and e in suspects else e for e in events]
+
+
+def _charged(event: Ended, stop: Stop) -> Ended:
+    return replace(event, reason=stop.charge, detail=f"{stop.reason} ({event.detail})")
 
 
 @contextmanager
