@@ -89,6 +89,7 @@ def test_what_a_dead_run_left_on_the_cluster_is_taken_by_the_next(
     [
         ({"partition": "nowhere"}, "nowhere"),
         ({"time": "soon"}, "time"),
+        ({"python": "/no/such/python"}, "/no/such/python"),
     ],
 )
 def test_what_only_a_person_can_mend_fails_at_once_and_submits_nothing(

@@ -16,6 +16,7 @@ from airflow_ensemble.engine.index.interface import ChunkInfo, ElementInfo, JobI
 from airflow_ensemble.engine.index.ownership import share_chunks
 from airflow_ensemble.engine.result_lines import render_results
 from airflow_ensemble.slurm.cluster import Cluster
+from airflow_ensemble.slurm.errors import SlurmRefused
 from airflow_ensemble.slurm.options import (
     job_options,
     lead_seconds,
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
 PATIENCE = 300.0
 #: The interpreter of workers, unless the ensemble file names one.
 PYTHON = "python3"
+#: The oldest interpreter that workers run in.
+OLDEST_PYTHON = (3, 9)
 PREFIX = "ens"
 _SCRIPT, _ELEMENTS, _RESULTS, _LOGS = "job.sh", "elements", "results.jsonl", "logs/.keep"
 
@@ -239,8 +242,9 @@ def _prepare(control: Control, cluster: Cluster, chunks: Sequence[ChunkInfo]) ->
     taken = {element.chunk for element in placed}
     fresh = [chunk for chunk in chunks if chunk.id not in taken]
     if fresh:
-        limit = _site(control.ensemble, cluster).max_array_size
-        for some in _arrays(fresh, limit):
+        site = _site(control.ensemble, cluster)
+        _refuse_unusable_python(control.ensemble, cluster, site)
+        for some in _arrays(fresh, site.max_array_size):
             job = _prepare_job(control, cluster, some)
             jobs[job.name] = job
     return list(jobs.values())
@@ -276,6 +280,23 @@ def _site(ensemble: Ensemble, cluster: Cluster, *, refresh: bool = False) -> Sit
     account = ensemble.execution.get("account", cluster.defaults.get("account"))
     return cluster.client.site(
         python, account=None if account is None else str(account), refresh=refresh
+    )
+
+
+def _refuse_unusable_python(ensemble: Ensemble, cluster: Cluster, site: Site) -> None:
+    """Raise if no element could start its worker; set-up lines may load another interpreter."""
+    if cluster.setup or ensemble.execution.get("setup"):
+        return
+    version = tuple(int(part) for part in site.python.split(".") if part.isdecimal())
+    if site.python and (not version or version >= OLDEST_PYTHON):
+        return
+    name = ensemble.execution.get("python", PYTHON)
+    needed = ".".join(map(str, OLDEST_PYTHON))
+    fault = f"is Python {site.python}" if site.python else "cannot be run there"
+    raise SlurmRefused(
+        f"nothing was submitted to {cluster.place}: the interpreter {name} {fault}, and workers "
+        f"need Python {needed} or newer; name one with 'python' below 'execution' in "
+        f"{ensemble.path}, or load it with a line of 'setup' there or in the connection"
     )
 
 

@@ -190,13 +190,17 @@ mark answer 0
 """
 
 
+#: For the interpreter of workers, which is started by a login shell, as in a batch script.
+_VERSION = "import sys; print('\\n%d.%d.%d' % sys.version_info[:3])"
+
+
 def site_text(python: str) -> str:
     """Return the text that asks for everything that a site is; Slurm's silence ends it early."""
     return f"""\
 {PRELUDE}mark now "$(date +%s)"
 printf '%s\\n' "$HOME"; mark home 0
-timeout {PATIENCE} {shlex.quote(python)} -c \
-'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null </dev/null
+timeout {PATIENCE} bash -l -c {shlex.quote(shlex.join([python, "-c", _VERSION]))} \
+2>/dev/null </dev/null
 mark python $?
 if ! command -v sbatch >/dev/null 2>&1; then
 echo "sbatch: command not found"; mark config 127; exit 0

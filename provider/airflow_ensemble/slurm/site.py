@@ -29,7 +29,8 @@ class Site:
     :param accounting: whether ``sacct`` answers, or would if its database were up.
     :param max_submit: elements that the account may have in the queue at once; None for no limit.
     :param queued: elements that it has there now.
-    :param python: version of the workers' interpreter; empty when it cannot be run.
+    :param python: version of the workers' interpreter; empty when it cannot be run, ``unknown``
+        when it did not start in time.
     :param home: the account's home folder there.
     :param clock_skew: seconds by which the cluster's clock is ahead of ours.
     """
@@ -81,10 +82,18 @@ def read_site(
         not is_accounting_off(accounting),
         limit,
         int(queued) if queued.isdecimal() else 0,
-        python.text.strip() if python.code == 0 else "",
+        _read_python(python),
         home[-1] if home else "",
         (found["now"].code if "now" in found else clock) - clock,
     )
+
+
+def _read_python(answer: Section) -> str:
+    """Return the version that an interpreter has printed last, after what the profile says."""
+    if answer.code == 124:
+        return "unknown"
+    lines = answer.text.split()
+    return lines[-1] if answer.code == 0 and lines else ""
 
 
 def is_accounting_off(answer: Section) -> bool:
