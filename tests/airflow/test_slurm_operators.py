@@ -11,8 +11,11 @@ import pytest
 from airflow.sdk import DAG
 from local_airflow import wait_until
 
+from airflow_ensemble.engine.ensemble import load
 from airflow_ensemble.operators.register import RegisterSimulationsOperator
 from airflow_ensemble.operators.slurm_submit import SlurmSubmitOperator
+from airflow_ensemble.slurm.batches import preview
+from airflow_ensemble.slurm.cluster import Cluster
 from airflow_ensemble.task_groups.ensemble import EnsembleTaskGroup
 from airflow_ensemble.task_groups.slurm import Slurm
 from tests.airflow.slurm_runs import Place, make_place, queue, submissions
@@ -33,7 +36,7 @@ def rows(count: int) -> list[dict[str, Any]]:
     return [{"id": f"s{n}", "x": n} for n in range(count)]
 
 
-def group_dag(name: str, place: Place, n_workers: int = 2, **options: Any) -> DAG:
+def group_dag(name: str, place: Place, n_workers: int | None = 2, **options: Any) -> DAG:
     """Return a DAG whose sensors hold their slots: ``dag.test()`` defers unlike a triggerer."""
     with DAG(name, schedule=None) as dag:
         backend = Slurm("hpc", n_workers=n_workers, deferrable=False)
@@ -61,6 +64,18 @@ def test_more_chunks_than_airflow_maps_are_cut_and_products_are_fetched(
 
     with xr.open_dataset(target) as dataset:
         assert dataset.sizes["simulation"] == 5
+
+
+def test_without_n_workers_there_are_as_many_chunks_as_on_a_login_node(
+    run_dag: RunDag, cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    place = make_place(cluster, tmp_path, rows(5))
+    ensemble = load(place.file)
+    (shown,) = preview(ensemble, Cluster.local(ensemble, cluster.environment), [("", 5)])
+    run = run_dag(group_dag("without_n_workers", place, n_workers=None))
+    assert run.state == "success"
+    assert [chunk["count"] for chunk in result(run, "e.submit")] == [1] * shown.n_elements
+    assert shown.n_elements == 5
 
 
 def test_what_a_dead_run_left_on_the_cluster_is_taken_by_the_next(

@@ -77,8 +77,8 @@ class DispatchOperator(EnsembleOperator):
         chunks = dispatch(control, batch, backend=self.backend, n_chunks=allowed)
         if wanted > allowed:
             self.log.warning(
-                "n_workers %d is more than the %d that limits allow: max_map_length of this "
-                "Airflow, or array size and submit slots of the cluster",
+                "%d chunks were wanted, and limits allow %d: max_map_length of this Airflow, or "
+                "array size and submit slots of the cluster",
                 *(wanted, allowed),
             )
         self.log.info(
@@ -88,7 +88,7 @@ class DispatchOperator(EnsembleOperator):
 
     def wanted(self, control: Control) -> int:
         """Return how many chunks were asked for."""
-        given = self.n_workers or control.ensemble.execution.get("n_workers") or os.cpu_count() or 1
+        given = self.n_workers or self.default_chunks(control)
         try:
             wanted = int(given)
         except ValueError:
@@ -96,6 +96,10 @@ class DispatchOperator(EnsembleOperator):
         if wanted < 1:
             raise AirflowFailException(f"n_workers is {given!r}: it must be a number from 1 on")
         return wanted
+
+    def default_chunks(self, control: Control) -> int:
+        """Return how many chunks there are to be when this task's ``n_workers`` is not given."""
+        return int(control.ensemble.execution.get("n_workers") or os.cpu_count() or 1)
 
 
 def map_limit() -> int:

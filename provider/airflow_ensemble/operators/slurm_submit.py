@@ -8,11 +8,18 @@ from typing import Any, ClassVar
 
 from airflow.sdk import BaseOperatorLink, Context
 
+from airflow_ensemble.engine.control import Control
+from airflow_ensemble.engine.index.interface import Scope
 from airflow_ensemble.hooks.slurm import SlurmHook
 from airflow_ensemble.operators.base import airflow_errors
 from airflow_ensemble.operators.dispatch import DispatchOperator, as_xcom, batch_of, map_limit
 from airflow_ensemble.operators.slurm_job_link import SlurmJobLink, job_page
-from airflow_ensemble.slurm.batches import allowed_chunks, render_scripts, submit
+from airflow_ensemble.slurm.batches import (
+    allowed_chunks,
+    render_scripts,
+    submit,
+    wanted_chunks,
+)
 
 #: Key of the XCom that holds the whole script; *Rendered Template* cuts long texts.
 SCRIPT = "slurm_script"
@@ -34,7 +41,7 @@ class SlurmSubmitOperator(DispatchOperator):
     :param registration: the result of ``RegisterSimulationsOperator``. Templated.
     :param slurm_conn_id: connection of type ``slurm``. Templated.
     :param n_workers: number of chunks; default is ``execution.n_workers`` of the ensemble file,
-        else the number of this machine's CPUs. Templated.
+        else one for each simulation. Templated.
     """
 
     template_fields: Sequence[str] = (*DispatchOperator.template_fields, "script")
@@ -84,6 +91,11 @@ class SlurmSubmitOperator(DispatchOperator):
             )
         self._show(context, jobs)
         return [as_xcom(chunk) for chunk in chunks]
+
+    def default_chunks(self, control: Control) -> int:
+        """Return what a login node would ask for."""
+        scope = Scope(batch=batch_of(self.registration))
+        return wanted_chunks(control.ensemble, control.index.counts(control.key, scope).pending)
 
     def on_kill(self) -> None:
         """Stop waiting for an answer of Slurm; a retry finds out what became of it."""

@@ -59,6 +59,16 @@ class Preview:
     resource_class: str
 
 
+def wanted_chunks(ensemble: Ensemble, n_simulations: int) -> int:
+    """Return how many chunks an ensemble file asks for: what :func:`allowed_chunks` may lessen.
+
+    ``execution.n_workers``, else one for each simulation: the cluster's queue shares them out.
+
+    :param n_simulations: pending ones of the batch.
+    """
+    return int(ensemble.execution.get("n_workers") or max(1, n_simulations))
+
+
 def allowed_chunks(
     control: Control, cluster: Cluster, wanted: int, map_limit: int | None = None
 ) -> int:
@@ -161,7 +171,7 @@ def preview(
     """
     site = _site(ensemble, cluster)
     total = sum(n_simulations for _, n_simulations in sizes)
-    wanted = ensemble.execution.get("n_workers") or total
+    wanted = wanted_chunks(ensemble, total)
     previews = []
     for resource_class, n_chunks in share_chunks(
         dict(sizes), _fit(site, wanted, map_limit)

@@ -18,7 +18,7 @@ class Slurm:
 
     :param conn_id: Airflow connection of type ``slurm``.
     :param n_workers: number of chunks; default is ``execution.n_workers`` of the ensemble file,
-        else the number of CPUs. May be a template.
+        else one for each simulation. May be a template.
     :param queue_deadline: seconds that an element may wait to start; default is
         ``execution.queue_deadline`` of the ensemble file, else no limit.
     :param run_deadline: seconds that an element may run; default is ``execution.run_deadline``.

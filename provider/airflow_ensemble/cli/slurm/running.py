@@ -118,10 +118,10 @@ class _ArrayRun:
         if not registration.pending:
             return []
         from airflow_ensemble.engine.batch import dispatch
-        from airflow_ensemble.slurm.batches import allowed_chunks, submit
+        from airflow_ensemble.slurm.batches import allowed_chunks, submit, wanted_chunks
         from airflow_ensemble.slurm.errors import ClusterError
 
-        wanted = int(self.control.ensemble.execution.get("n_workers", registration.pending))
+        wanted = wanted_chunks(self.control.ensemble, registration.pending)
         n_chunks = allowed_chunks(self.control, self.cluster, wanted)
         chunks = dispatch(self.control, registration.batch, backend="slurm", n_chunks=n_chunks)
         try:
