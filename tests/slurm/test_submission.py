@@ -33,6 +33,7 @@ NO_CONTROLLER = (
     "sbatch: error: Batch job submission failed: "
     "Unable to contact slurm controller (connect failure)"
 )
+NO_ANSWER = NO_CONTROLLER.replace("connect", "receive")
 ROOT = Path(__file__).parents[2]
 
 
@@ -141,7 +142,7 @@ def test_data_designer_915_an_ambiguous_attempt_ends_by_its_deadline(
 def test_a_lookup_that_is_not_answered_is_no_absence(
     index: OutputIndex, client: SlurmClient, fake: FakeSlurm, job: JobInfo, failing: str
 ) -> None:
-    fake.once("sbatch", f"echo {NO_CONTROLLER!r} >&2; exit 1")
+    fake.once("sbatch", f"echo {NO_ANSWER!r} >&2; exit 1")
     fake.always(failing, "echo 'Unable to contact' >&2; exit 1")
     with pytest.raises(SlurmUnavailable, match="it is not known whether attempt 1 was submitted"):
         submit(index, client, job, patience=1)
@@ -445,3 +446,14 @@ def test_a_real_refusal_says_what_the_site_answered_and_what_to_change(
     with pytest.raises(SlurmRefused, match=said):
         submit(index, SlurmClient(LocalRunner(slurm.environment)), job)
     assert slurm.admin("squeue", "-h", "-t", "all", "-n", job.name) == ""
+
+
+def test_a_controller_that_was_not_reached_is_asked_again_at_once(
+    fake: FakeSlurm, client: SlurmClient, index: OutputIndex, job: JobInfo
+) -> None:
+    """Nothing was sent, so that there is nothing to wait for until the deadline."""
+    fake.once("sbatch", f"echo {NO_CONTROLLER!r} >&2; exit 1")
+    began = time.monotonic()
+    done = submit(index, client, job, patience=60)
+    assert time.monotonic() - began < 20
+    assert (done.attempt, len(fake.jobs)) == (2, 1)

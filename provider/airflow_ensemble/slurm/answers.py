@@ -40,6 +40,8 @@ class Answer:
     job_id: str | None = None
 
 
+#: No connection was made, so that nothing was asked for.
+_NOT_SENT = re.compile(r"unable to contact slurm controller \(connect failure\)", re.IGNORECASE)
 #: After these the job may exist, whatever the exit code says (nextflow#970, Toil#5459).
 _UNCLEAR = re.compile(
     r"socket timed out|unable to contact slurm controller|zero bytes were transmitted"
@@ -139,6 +141,8 @@ def judge(text: str, code: int) -> Answer:
         return Answer(
             Outcome.UNKNOWN, f"sbatch {how} (exit code {code}): {said or 'it said nothing'}"
         )
+    if _NOT_SENT.search(text):
+        return Answer(Outcome.UNAVAILABLE, f"the site's controller cannot be reached: {said}")
     if not said or _UNCLEAR.search(text):
         return Answer(Outcome.UNKNOWN, f"sbatch failed: {said or 'it said nothing'}")
     if _LATER.search(text):
