@@ -281,6 +281,40 @@ def test_execution_timeout_counts_while_deferred_and_its_element_is_cancelled(
     assert len(place.job_ids()) == 2
 
 
+def test_the_array_of_a_deleted_run_is_settled_by_the_next_run(
+    airflow: Live, hpc: SlurmCluster, tmp_path: Path
+) -> None:
+    """Deletion cancels nothing; what ended well counts, and what did not is run again."""
+    place = gated(hpc, tmp_path, "a", "b")
+    arrays = submissions(hpc)
+    deleted = start(airflow, place, n_workers=2)
+    wait_until(lambda: len(place.executions()) == 2, 60, "both elements to run")
+    for n in range(2):
+        await_state(deleted, n, "deferred")
+    (job,) = place.job_ids()
+    # Airflow deletes no run that goes on. The triggerer sees mark and deletion in one.
+    stalled = freeze(psutil.Process(pid_of(airflow, "triggerer")))
+    path = f"/dags/on_slurm/dagRuns/{deleted.id}"
+    airflow.client.call("PATCH", path, json={"state": "failed"})
+    airflow.client.call("DELETE", path)
+    for process in stalled:
+        process.resume()
+    time.sleep(4)  # two polls
+    assert queue(hpc) == {f"{job}_0", f"{job}_1"}
+
+    hpc.answer(f"scancel {job}_1")
+    place.open_gate("a")
+    wait_until(lambda: not queue(hpc) and not queue(hpc, "COMPLETING"), 30, "the array to end")
+    time.sleep(12)  # longer than results are waited for
+    run = start(airflow, place, n_workers=2)
+    place.open_gate()
+    assert run.finish(120) == "success"
+    registration = run.registration()
+    assert (registration["complete"], registration["pending"]) == (1, 1)
+    assert sorted(place.executions()) == ["a", "b", "b"]
+    assert submissions(hpc) == arrays + 2
+
+
 # --- killed workers -----------------------------------------------------------------------------
 
 
