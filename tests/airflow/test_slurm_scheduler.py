@@ -211,7 +211,7 @@ def test_kill_is_kill_and_nothing_else_is(airflow: Live, hpc: SlurmCluster, tmp_
 
     # Marked as failed: exactly this element is cancelled.
     airflow.client.set_state("on_slurm", run.id, WAIT, 0, "failed")
-    wait_until(lambda: f"{job}_0" not in queue(hpc), 30, "element 0 to be cancelled")
+    wait_until(lambda: f"{job}_0" not in queue(hpc), 90, "element 0 to be cancelled")
     assert queue(hpc) == {f"{job}_{n}" for n in (1, 2, 3)}
 
     # Cleared: its element is cancelled, and what is unfinished is submitted again, once.
