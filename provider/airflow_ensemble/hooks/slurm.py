@@ -244,6 +244,6 @@ def describe_site(site: Site, settings: SlurmSettings) -> str:
         python = f"there is no {settings.python}: name one of the cluster in execution.python"
     accounting = "answers" if site.accounting else "is off or does not answer"
     return (
-        f"Slurm {site.version_text}, cluster {site.cluster}, MaxArraySize {site.max_array_size}, "
+        f"{site.version_text}, cluster {site.cluster}, MaxArraySize {site.max_array_size}, "
         f"accounting {accounting}; {python}"
     )
