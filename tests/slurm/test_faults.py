@@ -232,7 +232,7 @@ def test_a_controller_that_is_away_during_polling(
             act = {"frozen": cluster.pause, "killed": cluster.kill, "stopped": cluster.stop}[fault]
             act("slurmctld")
             open_gate(cluster)
-            time.sleep(6)
+            time.sleep(6 if fault == "killed" else 30)
             cluster.resume("slurmctld")
             cluster.start("slurmctld")
 
