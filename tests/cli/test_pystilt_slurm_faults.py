@@ -29,6 +29,7 @@ TAKES_MEMORY = """
 """
 
 
+@pytest.mark.faults
 def test_pystilt_fault_02_run_returns_and_an_outage_of_slurm_deletes_nothing(
     slurm: SlurmCluster,
 ) -> None:

@@ -253,8 +253,9 @@ def test_an_unanswered_submission_is_found_again(node):
 
     assert ended.code == 0, ended.err
     assert sorted(executions(file.parent)) == ["a", "b"]
-    jobs = node.cluster.admin("squeue", "-h", "-t", "all", "-o", "%A %j").split("\n")
-    assert len({line.split()[1] for line in jobs if line}) == 1
+    (name,) = {script.parent.name for script in file.parent.rglob("job.sh")}
+    queue = node.cluster.admin("squeue", "-h", "-t", "all", "-o", "%F %j")
+    assert len({line for line in queue.splitlines() if line.endswith(f" {name}")}) == 1
 
 
 def test_a_killed_wait_loses_nothing(node):
