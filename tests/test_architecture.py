@@ -63,14 +63,15 @@ def test_checker_finds_nothing(command: tuple[str, ...]) -> None:
 def test_import_contracts_catch_an_upward_import(tmp_path: Path) -> None:
     """The layers contract must fail on a violation, or it holds nothing."""
     package = tmp_path / "airflow_ensemble"
-    rooms = ("engine", "models", "slurm", "cli", "hooks", "operators", "sensors", "triggers")
-    for name in (*rooms, "task_groups"):
+    rooms = ("engine", "models", "slurm", "kubernetes", "cli", "hooks", "operators", "sensors")
+    for name in (*rooms, "triggers", "task_groups"):
         (package / name).mkdir(parents=True)
         (package / name / "__init__.py").write_text("")
     (package / "__init__.py").write_text("")
     (package / "get_provider_info.py").write_text("")
     (package / "engine" / "bad.py").write_text("import airflow_ensemble.cli\nimport airflow\n")
     (package / "slurm" / "runner.py").write_text("import paramiko\n")
+    (package / "kubernetes" / "bad.py").write_text("import kubernetes, airflow_ensemble.slurm\n")
     (package / "hooks" / "bad.py").write_text("import airflow_ensemble.slurm.runner, paramiko\n")
     (package / "cli" / "good.py").write_text("import airflow_ensemble.slurm.runner\n")
     (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
@@ -86,6 +87,8 @@ def test_import_contracts_catch_an_upward_import(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stdout + done.stderr
     assert "airflow_ensemble.engine.bad -> airflow_ensemble.cli" in done.stdout
     assert "airflow_ensemble.engine.bad -> airflow " in done.stdout
+    assert "airflow_ensemble.kubernetes.bad -> kubernetes " in done.stdout
+    assert "airflow_ensemble.kubernetes.bad -> airflow_ensemble.slurm" in done.stdout
     assert "airflow_ensemble.hooks.bad -> paramiko" in done.stdout
     assert "runner -> paramiko" not in done.stdout
 

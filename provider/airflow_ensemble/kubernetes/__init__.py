@@ -1,0 +1,1 @@
+"""Kubernetes as plain values: what a worker's pod holds, and what its end means."""
