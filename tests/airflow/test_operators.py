@@ -65,6 +65,8 @@ def test_a_group_runs_every_simulation_once_and_says_what_it_did(
     assert sorted(executions(tmp_path)) == ["e", "s0", "s1", "s2", "s3", "s4"]
     registration = result(run, "e.register")
     assert registration["ensemble"] == "tests"
+    with open_control(load(path)) as control:
+        assert registration["settings"] == control.key.settings_hash
     assert (registration["total"], registration["new"], registration["pending"]) == (6, 6, 6)
     chunks = result(run, "e.dispatch")
     assert [chunk["count"] for chunk in chunks] == [2, 2, 2]

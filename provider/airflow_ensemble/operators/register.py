@@ -22,8 +22,8 @@ class RegisterSimulationsOperator(EnsembleOperator):
 
     What is complete already is skipped, unless the ensemble says ``skip_existing: false``. What
     earlier runs that died have left undone is taken back first. The result, which the other
-    operators take as ``registration``, holds the ensemble's name, the batch's id, its generation
-    and the counts.
+    operators take as ``registration``, holds the ensemble's name, its settings hash, the batch's
+    id, its generation and the counts.
     """
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -35,9 +35,9 @@ class RegisterSimulationsOperator(EnsembleOperator):
                 driver_alive=lambda batch: dag_run_lives(context, batch),
                 settlers={"slurm": settler(clusters)},
             )
-            name = control.ensemble.name
+            name, settings = control.ensemble.name, control.recipe.settings.hash
         self.log.info("%s", summary(name, registration, self.command_arguments))
-        return {"ensemble": name, **asdict(registration)}
+        return {"ensemble": name, "settings": settings, **asdict(registration)}
 
 
 def batch_key(context: Context) -> str:
