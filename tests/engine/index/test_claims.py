@@ -125,6 +125,99 @@ def test_discharge_charges_nothing(index: OutputIndex, key: EnsembleKey) -> None
         index.renew("w")
 
 
+@pytest.mark.parametrize("reason", [Reason.OUT_OF_MEMORY, Reason.LOST, Reason.PREEMPTED])
+def test_dismissing_a_host_charges_what_its_workers_ran(index: OutputIndex, reason: Reason) -> None:
+    key = index.define(limited(3))
+    index.register(key, sims("runs", "claimed", "also", "done", "other"), batch_key="b")
+    index.enlist(key, "pod.1", "pod")
+    index.enlist(key, "pod.2", "pod")
+    index.enlist(key, "pod-of-another", "pod-of-another")
+    runs, claimed = index.claim("pod.1", 2)
+    also, done = index.claim("pod.2", 2)
+    (other,) = index.claim("pod-of-another", 1)
+    index.record(key, [started(runs)], worker="pod.1")
+    index.record(key, [started(also), started(done), finished(done)], worker="pod.2")
+    assert index.dismiss("pod", reason, "the pod has ended") == 3
+    assert index.dismiss("pod", reason, "the pod has ended") == 0
+    assert index.dismiss("nobody", reason, "") == 0
+    was_interrupted = reason is Reason.PREEMPTED
+    charged = (Status.PENDING, int(not was_interrupted), int(was_interrupted), reason)
+    info = {i.simulation.id: i for i in index.simulations(key)}
+    assert {id: (i.status, i.tries, i.interruptions, i.reason) for id, i in info.items()} == {
+        "runs": charged,
+        "claimed": (Status.PENDING, 0, 0, None),
+        "also": charged,
+        "done": (Status.COMPLETE, 0, 0, None),
+        "other": (Status.DISPATCHED, 0, 0, None),
+    }
+    assert [(a.reason, a.detail) for a in index.attempts(key, "runs")] == [
+        (reason, "the pod has ended")
+    ]
+    assert index.attempts(key, "claimed") == []
+    # They may live on, unheard: nothing that they say counts any more.
+    for worker, one in (("pod.1", runs), ("pod.2", also)):
+        with pytest.raises(Fenced, match=worker):
+            index.record(key, [finished(one)], worker=worker)
+    assert index.record(key, [finished(runs), finished(claimed), finished(also)]) == 0
+    assert index.record(key, [finished(other)], worker="pod-of-another") == 1
+
+
+def test_dismissing_fails_for_good_what_has_no_try_left(index: OutputIndex) -> None:
+    key = index.define(limited(2))
+    index.register(key, sims("poison"), batch_key="b")
+    for number in range(2):
+        index.enlist(key, f"pod-{number}.x", f"pod-{number}")
+        (one,) = index.claim(f"pod-{number}.x", 1)
+        index.record(key, [started(one, token=f"t{number}")], worker=f"pod-{number}.x")
+        assert index.dismiss(f"pod-{number}", Reason.OUT_OF_MEMORY, "killed") == 1
+    info = index.simulation(key, "poison")
+    assert info is not None
+    assert (info.status, info.reason, info.tries) == (Status.FAILED, Reason.OUT_OF_MEMORY, 2)
+
+
+def test_dismissals_and_claims_at_once_lose_nothing(location: str, index: OutputIndex) -> None:
+    key = index.define(recipe())
+    index.register(key, sims(*range(300)), batch_key="b")
+
+    def work(one: OutputIndex, number: int) -> list[str]:
+        if number == 0:
+            for _ in range(20):
+                one.dismiss("host", Reason.LOST, "gone")
+            return []
+        done: list[str] = []
+        while True:
+            one.enlist(key, f"w{number}", "host")
+            try:
+                claimed = one.claim(f"w{number}", 5)
+                if not claimed:
+                    return done
+                one.record(key, [started(item) for item in claimed], worker=f"w{number}")
+                one.record(key, [finished(item) for item in claimed], worker=f"w{number}")
+            except Fenced:
+                continue
+            done += ids_of(claimed)
+
+    everything = [id for part in at_once(location, 4, work) for id in part]
+    counts = index.counts(key)
+    assert sorted(everything, key=int) == [str(i) for i in range(300)]
+    assert (counts.complete, counts.unfinished) == (300, 0)
+
+
+def test_workers_are_those_whose_lease_holds(index: OutputIndex) -> None:
+    one, other = index.define(recipe("one")), index.define(recipe("other"))
+    assert index.workers(one) == []
+    index.enlist(one, "b.1", "b", lease=50)
+    index.enlist(one, "a.1", "a", lease=0.05)
+    index.enlist(other, "c.1", "c")
+    time.sleep(0.1)
+    (found,) = index.workers(one)
+    assert (found.id, found.host) == ("b.1", "b")
+    assert 40 < found.expires - index.now() <= 50
+    assert [worker.id for worker in index.workers(other)] == ["c.1"]
+    index.discharge("b.1")
+    assert index.workers(one) == []
+
+
 def test_a_worker_sees_only_its_ensemble(index: OutputIndex) -> None:
     one, other = index.define(recipe("one")), index.define(recipe("other"))
     index.register(one, sims("a"), batch_key="b")

@@ -102,7 +102,7 @@ class Ensemble(RuleBasedStateMachine):
 
     @rule(worker=workers, limit=st.integers(1, 4))
     def claim(self, worker: str, limit: int) -> None:
-        self.index.enlist(self.key, worker, "host")
+        self.index.enlist(self.key, worker, f"host of {worker}")
         pending = self.index.counts(self.key).pending
         claimed = self.index.claim(worker, limit)
         assert len(claimed) == min(limit, pending)
@@ -171,6 +171,17 @@ class Ensemble(RuleBasedStateMachine):
             assert self.index.expire() >= held
         else:
             assert self.index.discharge(worker) == held
+        with pytest.raises(Fenced):
+            self.index.renew(worker)
+
+    @rule(worker=workers, reason=ends)
+    def dismiss(self, worker: str, reason: Reason) -> None:
+        held = [
+            info for info in self.seen.values() if info.worker == worker and info.status in OWNED
+        ]
+        running = [info for info in held if info.status is Status.RUNNING]
+        assert self.index.dismiss(f"host of {worker}", reason, "it has ended") == len(held)
+        self.check_charges(running, reason, given_back=True)
         with pytest.raises(Fenced):
             self.index.renew(worker)
 

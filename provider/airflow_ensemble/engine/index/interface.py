@@ -156,6 +156,20 @@ class ElementInfo:
 
 
 @dataclass(frozen=True)
+class WorkerInfo:
+    """A pull worker whose lease holds.
+
+    :param id: its id: the host and a random part.
+    :param host: what it calls its host; in a pod, the pod's name.
+    :param expires: index time at which the lease ends unless it is renewed.
+    """
+
+    id: str
+    host: str
+    expires: float
+
+
+@dataclass(frozen=True)
 class Counts:
     """Simulations by status.
 
@@ -475,7 +489,12 @@ class OutputIndex(ABC):
 
     @abstractmethod
     def enlist(self, ensemble: EnsembleKey, worker: str, host: str, lease: float = LEASE) -> None:
-        """Announce a pull worker; its lease begins."""
+        """Announce a pull worker; its lease begins.
+
+        :param worker: its id, like no other's.
+        :param host: where it runs; all of a host's workers can be dismissed together.
+        :param lease: seconds.
+        """
 
     @abstractmethod
     def claim(self, worker: str, limit: int) -> list[Assignment]:
@@ -497,6 +516,22 @@ class OutputIndex(ABC):
     @abstractmethod
     def discharge(self, worker: str) -> int:
         """Hand back all that the worker holds, without charging a try, and forget the worker."""
+
+    @abstractmethod
+    def dismiss(self, host: str, reason: Reason, detail: str) -> int:
+        """Take back what the workers of a host hold, because they are known to have ended.
+
+        What runs is charged with ``reason``, what is only claimed is not; all of it is free at
+        once instead of after the lease. A worker that lives all the same is fenced.
+
+        :param host: what the workers called it; see :meth:`enlist`.
+        :param detail: one line for people.
+        :return: how many simulations it took back; 0 when that was done before.
+        """
+
+    @abstractmethod
+    def workers(self, ensemble: EnsembleKey) -> list[WorkerInfo]:
+        """Return the ensemble's pull workers whose lease holds, by id."""
 
     # --- both: what happened --------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from airflow_ensemble.engine.index.interface import (
     Result,
     Scope,
     SimulationInfo,
+    WorkerInfo,
 )
 from airflow_ensemble.engine.recipe import Recipe
 from airflow_ensemble.engine.segment import Finished, Started
@@ -279,6 +280,19 @@ class DatabaseIndex(OutputIndex):
     def discharge(self, worker: str) -> int:
         """Hand back all that the worker holds, and forget the worker."""
         return self._database.transact(lambda session: ownership.discharge(session, worker))
+
+    def dismiss(self, host: str, reason: Reason, detail: str) -> int:
+        """Take back what the workers of a host hold, because they are known to have ended."""
+        return self._database.transact(
+            lambda session: ownership.dismiss(session, host, reason, detail)
+        )
+
+    def workers(self, ensemble: EnsembleKey) -> list[WorkerInfo]:
+        """Return the ensemble's pull workers whose lease holds, by id."""
+        found = self._database.read(
+            lambda session: session.rows("worker_list", ensemble=ensemble.number)
+        )
+        return [WorkerInfo(*row) for row in found]
 
     # --- both: what happened --------------------------------------------------------------------
 

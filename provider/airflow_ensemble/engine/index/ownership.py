@@ -214,15 +214,24 @@ def renew(session: Session, worker: str) -> tuple[int, float]:
 
 def expire(session: Session) -> int:
     """Take back what expired workers hold; return how many simulations."""
-    return sum(_expire_worker(session, worker) for (worker,) in session.rows("worker_expired"))
+    found = session.rows("worker_expired")
+    return sum(_take_back(session, id, Reason.LOST, f"worker {id} fell silent") for (id,) in found)
 
 
-def _expire_worker(session: Session, worker: str) -> int:
+def dismiss(session: Session, host: str, reason: Reason, detail: str) -> int:
+    """Take back what the workers of a host hold; return how many simulations."""
+    found = session.rows("worker_of_host", host=host)
+    return sum(_take_back(session, id, reason, detail) for (id,) in found)
+
+
+def _take_back(session: Session, worker: str, reason: Reason, detail: str) -> int:
     running = session.rows("worker_running", worker=worker)
-    _charge(session, running, Reason.LOST, f"worker {worker} fell silent")
+    _charge(session, running, reason, detail)
     claimed = session.run("worker_give_back_claimed", worker=worker)
     session.run("worker_forget", worker=worker)
-    log.warning("worker %s fell silent: %d simulations taken back", worker, len(running) + claimed)
+    log.warning(
+        "%s: %d simulations of worker %s taken back", detail, len(running) + claimed, worker
+    )
     return len(running) + claimed
 
 

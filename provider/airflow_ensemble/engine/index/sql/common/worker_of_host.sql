@@ -1,0 +1,1 @@
+SELECT id FROM workers WHERE host = :host ORDER BY id @for_update
