@@ -222,9 +222,9 @@ def test_a_pull_worker_gives_up_when_the_database_stays_away(
             tmp_path, [{"id": "slow", "sleep": 600}], index=f"env:{INDEX_VARIABLE}"
         )
         assert cli("register", file).code == 0
-        command = [sys.executable, "-m", "airflow_ensemble.engine", "pull-worker", "tests"]
+        command = [sys.executable, "-m", "airflow_ensemble.engine", "pull-worker"]
         worker = subprocess.Popen(
-            [*command, "--lease", "5"],
+            [*command, "--name", "tests", "--lease", "5"],
             env={**os.environ, "ENSEMBLE_INDEX": location},
             stderr=subprocess.PIPE,
             text=True,

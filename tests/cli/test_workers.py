@@ -75,6 +75,45 @@ def test_pull_worker_needs_only_the_index(tmp_path, cli):
     assert len(executions(tmp_path)) == 4
 
 
+def test_pull_worker_takes_the_same_options_as_the_bundle(tmp_path, cli, monkeypatch):
+    file = write_ensemble(tmp_path, [*ROWS, {"id": "bad", "what": "raise"}], max_attempts=1)
+    cli("register", file)
+    hash = cli("status", file, "--json").json["settings_hash"]
+    index = tmp_path / "output" / ".ensemble" / "index.sqlite"
+    monkeypatch.setenv("ENSEMBLE_INDEX", str(index))
+    options = ["--index", "env:ENSEMBLE_INDEX", "--name", "tests", "--settings", hash[:8]]
+
+    ended = cli("pull-worker", *options, "--worker", "pod-1", "--failed-ok")
+
+    assert ended.code == 0, ended.err
+    counts = cli("status", *options, "--json").json["counts"]
+    assert (counts["complete"], counts["failed"]) == (4, 1)
+    segments = (tmp_path / "output" / ".ensemble" / "outcomes").rglob("*.jsonl")
+    assert {path.name.split(".")[0] for path in segments} == {"pod-1"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--index", "env:NOT_SET_ANYWHERE", "--name", "tests"], "NOT_SET_ANYWHERE"),
+        (["--index", "postgresql://u:secret@h/d", "--name", "tests"], "password"),
+        (["--name", "tests"], "--index and --name go together"),
+        (["--settings", "12345678"], "--settings and --uuid go with --index"),
+        (["--worker", "no/name"], "--worker 'no/name'"),
+    ],
+)
+def test_pull_worker_refuses_what_it_cannot_use(tmp_path, cli, arguments, words):
+    file = write_ensemble(tmp_path, ROWS)
+    cli("register", file)
+
+    ended = cli("pull-worker", *([] if "--name" in arguments else [file]), *arguments)
+
+    assert ended.code == 2
+    assert words in ended.err
+    assert "secret" not in ended.err
+    assert executions(tmp_path) == []
+
+
 @pytest.mark.parametrize("command", ["pull-worker", "serve"])
 def test_workers_refuse_what_nobody_registered(tmp_path, cli, command):
     file = write_ensemble(tmp_path, ROWS)

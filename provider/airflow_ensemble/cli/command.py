@@ -65,17 +65,6 @@ def add_ids_argument(parser: argparse.ArgumentParser, verb: str) -> None:
     parser.add_argument("--all", action="store_true", help=f"{verb} all that there are")
 
 
-def add_index_options(parser: argparse.ArgumentParser) -> None:
-    """Let an index be named in place of an ensemble file."""
-    parser.add_argument(
-        "--index",
-        metavar="LOCATION",
-        help="the output index itself, without the ensemble file: a path, env:NAME or "
-        "postgresql://… without a password; needs --name",
-    )
-    parser.add_argument("--name", metavar="NAME", help="the ensemble's name in that index")
-
-
 def positive(text: str) -> int:
     """Read a whole number of at least 1, for ``type=`` of an argument."""
     number = int(text)

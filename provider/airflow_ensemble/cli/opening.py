@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,6 @@ from airflow_ensemble.engine.errors import UsageError
 if TYPE_CHECKING:
     from airflow_ensemble.engine.control import Control
     from airflow_ensemble.engine.ensemble import Ensemble
-    from airflow_ensemble.engine.index.interface import EnsembleKey, OutputIndex
 
 
 def find_file(args: Namespace) -> Path:
@@ -108,29 +107,3 @@ def unknown_ids(control: Control, ids: Sequence[str]) -> UsageError:
         f"ensemble {control.ensemble.name!r} has no simulation {named} with the present settings: "
         f"its ids stand in the table that {control.ensemble.path} names"
     )
-
-
-@contextmanager
-def open_named_index(args: Namespace) -> Iterator[tuple[OutputIndex, EnsembleKey]]:
-    """Open the index that ``--index`` names, and find the ensemble of ``--name`` in it.
-
-    Of several settings the ones used last are meant.
-
-    :raises UsageError: when one of both options is missing, or the ensemble is not in the index.
-    """
-    from airflow_ensemble.engine.index import open_index
-    from airflow_ensemble.engine.worker.pull import find_ensemble
-
-    if not args.index or not args.name:
-        raise UsageError("--index and --name go together: the index, and the ensemble in it")
-    with closing(open_index(_read_location(args.index))) as index:
-        yield index, find_ensemble(index, args.name)
-
-
-def _read_location(text: str) -> str:
-    from airflow_ensemble.engine.ensemble.index_spec import locate_index, read_index_spec
-    from airflow_ensemble.engine.ensemble.schema import Place
-
-    place = Place("the command line", "--index")
-    here = Path.cwd()
-    return locate_index(read_index_spec(text, place), here, here / ".ensemble", place)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from airflow_ensemble import __version__
 from airflow_ensemble.engine.errors import EnsembleError, UsageError
+from airflow_ensemble.engine.pulling import (
+    add_index_options,
+    add_worker_options,
+    open_named_index,
+    positive,
+    run_worker,
+)
 
 _DESCRIPTION = "Workers of airflow-provider-ensemble: they run simulations and record outcomes."
 _PUSH = """\
@@ -32,8 +38,8 @@ _PULL = """\
 Claim simulations of a registered ensemble from the output index and run them, until all are
 complete or failed for good. Any number of workers may do so at once.
 
-exit codes: 0 all complete; 1 some failed; 2 index, output root or model cannot be used; 3 stopped,
-or the lease was lost (what ran is dead then and will be claimed again).
+exit codes: 0 all complete; 1 some failed (0 with --failed-ok); 2 index, output root or model cannot
+be used; 3 stopped, or the lease was lost (what ran is dead then and will be claimed again).
 """
 _COLLECT = """\
 Write the products of finished simulations as one dataset. No database is needed: which simulations
@@ -77,7 +83,15 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     push.add_argument("chunk", type=Path, help="the chunk file, <chunk>.<submission>.jsonl")
-    _add_common(push)
+    push.add_argument(
+        "--cpus", type=positive, default=1, help="cores to use at one time (default 1)"
+    )
+    push.add_argument(
+        "--stop-with-stdin",
+        action="store_true",
+        help="stop when standard input ends, because the parent is gone",
+    )
+    push.add_argument("--verbose", action="store_true", help="log every simulation")
     push.set_defaults(function=_push)
     for name, text in (("pull-worker", _PULL), ("serve", _SERVE)):
         pull = commands.add_parser(
@@ -113,28 +127,8 @@ def _add_collect(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_pull(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("ensemble", help="the ensemble's name")
-    parser.add_argument("--settings", help="settings hash, or its beginning (default the newest)")
-    parser.add_argument(
-        "--index",
-        default=os.environ.get("ENSEMBLE_INDEX"),
-        help="absolute path or postgresql:// address of the output index; better in the "
-        "environment variable ENSEMBLE_INDEX when it holds a password",
-    )
-    parser.add_argument("--uuid", help="refuse any other index than this one")
-    parser.add_argument("--lease", type=float, default=60.0, help=argparse.SUPPRESS)
-    _add_common(parser)
-
-
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--cpus", type=_positive, default=1, help="cores to use at one time (default 1)"
-    )
-    parser.add_argument(
-        "--stop-with-stdin",
-        action="store_true",
-        help="stop when standard input ends, because the parent is gone",
-    )
+    add_index_options(parser, default="env:ENSEMBLE_INDEX")
+    add_worker_options(parser)
     parser.add_argument("--verbose", action="store_true", help="log every simulation")
 
 
@@ -147,21 +141,7 @@ def _push(options: argparse.Namespace) -> int:
 
 
 def _pull(options: argparse.Namespace) -> int:
-    from airflow_ensemble.engine.index import open_index
-    from airflow_ensemble.engine.worker import Stop, find_ensemble, pull_worker, stop_on_signals
-
-    if not options.index:
-        raise UsageError("no output index: give --index or set ENSEMBLE_INDEX")
-    stop = Stop()
-    with stop_on_signals(stop, stdin=options.stop_with_stdin):
-        index = open_index(options.index, uuid=options.uuid)
-        try:
-            key = find_ensemble(index, options.ensemble, options.settings)
-            return pull_worker(
-                index, key, cpus=options.cpus, serve=options.serve, lease=options.lease, stop=stop
-            )
-        finally:
-            index.close()
+    return run_worker(options, open_named_index(options), serve=options.serve)
 
 
 def _collect(options: argparse.Namespace) -> int:
@@ -185,13 +165,6 @@ def _collect(options: argparse.Namespace) -> int:
         raise EnsembleError(f"{options.to} was not written: {error}") from error
     print(f"wrote {written} of {len(results)} simulations")
     return 0
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return number
 
 
 if __name__ == "__main__":

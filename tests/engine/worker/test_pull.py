@@ -74,10 +74,13 @@ class Bench:
             return Counter()
         return Counter(line.split()[0] for line in self.trace.read_text().splitlines())
 
-    def start(self, *options: str, command: str = "pull-worker") -> subprocess.Popen[str]:
+    def start(
+        self, *options: str, command: str = "pull-worker", **environment: str
+    ) -> subprocess.Popen[str]:
+        words = [sys.executable, "-m", "airflow_ensemble.engine", command, "--name", "tests"]
         return subprocess.Popen(
-            [sys.executable, "-m", "airflow_ensemble.engine", command, "tests", *options],
-            env={**os.environ, "ENSEMBLE_INDEX": self.location},
+            [*words, *options],
+            env={**os.environ, "ENSEMBLE_INDEX": self.location, **environment},
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
@@ -273,14 +276,75 @@ def test_an_unusable_model_charges_nothing_and_hands_back(bench: Bench) -> None:
 
 def test_an_unknown_ensemble_is_named(bench: Bench) -> None:
     bench.register("complete")
-    command = [sys.executable, "-m", "airflow_ensemble.engine", "pull-worker", "other"]
-    done = subprocess.run(
-        [*command, "--index", bench.location], capture_output=True, text=True, check=False
-    )
+    code, said = bench.run("--name", "other")
 
-    assert done.returncode == 2
-    assert "'other'" in done.stderr
-    assert "tests" in done.stderr
+    assert code == 2
+    assert "'other'" in said
+    assert "tests" in said
+
+
+def test_settings_are_chosen_by_the_beginning_of_their_hash(bench: Bench) -> None:
+    bench.register(bench.tracing())
+    older = bench.key
+    bench.register(bench.tracing(), bench.tracing(), seed=7)
+    code, said = bench.run("--settings", older.settings_hash[:10])
+
+    assert code == 0, said
+    assert bench.index.counts(older).complete == 1
+    assert bench.counts.pending == 2
+    code, said = bench.run("--settings", "0" * 8)
+    assert code == 2
+    assert older.settings_hash[:8] in said
+
+
+@pytest.mark.parametrize("by_variable", [False, True])
+def test_a_worker_is_called_what_it_is_told(bench: Bench, by_variable: bool) -> None:
+    bench.register({"do": "sleep", "seconds": 1000})
+    options = [] if by_variable else ["--worker", "pod-3"]
+    with bench.start(*options, ENSEMBLE_WORKER="pod-3" if by_variable else "other") as worker:
+        wait_for(lambda: bench.counts.running == 1)
+        (info,) = bench.index.workers(bench.key)
+        assert info.host == "pod-3"
+        assert info.id.startswith("pod-3.")
+        worker.terminate()
+        assert worker.wait(PATIENCE) == 3
+    assert bench.index.workers(bench.key) == []
+
+
+@pytest.mark.parametrize("name", ["a/b", "-x", "", " ", "a" * 129])
+def test_a_name_that_is_no_file_name_is_refused(bench: Bench, name: str) -> None:
+    bench.register("complete")
+    code, said = bench.run(f"--worker={name}")
+    if name:
+        assert code == 2
+        assert "--worker" in said
+    else:  # an empty one is none
+        assert code == 0
+
+
+def test_the_verdict_may_be_someone_elses(bench: Bench) -> None:
+    bench.register("complete", "raise", limits=Limits(max_attempts=1))
+    code, said = bench.run("--failed-ok")
+
+    assert code == 0, said
+    assert (bench.counts.complete, bench.counts.failed) == (1, 1)
+    assert bench.run()[0] == 1
+
+
+def test_a_dismissed_worker_is_fenced_and_its_work_free_at_once(bench: Bench, nap: str) -> None:
+    """A pod is known to have been killed for its memory; it may live on behind a cut network."""
+    bench.register(*[{"do": "hang_in_program", "nap": nap}] * 2)
+    with bench.start("--worker", "pod-0", "--lease", "6") as worker:
+        wait_for(lambda: bench.counts.running == 1)
+        assert bench.index.dismiss("pod-0", Reason.OUT_OF_MEMORY, "the pod was killed") >= 1
+        assert bench.counts.pending == 2
+        assert worker.wait(PATIENCE) == 3
+
+    assert processes_with(nap) == []
+    assert sorted((i.reason, i.tries) for i in bench.simulations() if i.reason) == [
+        (Reason.OUT_OF_MEMORY, 1)
+    ]
+    assert bench.index.dismiss("pod-0", Reason.LOST, "once more") == 0
 
 
 def test_another_index_is_refused(bench: Bench) -> None:

@@ -12,10 +12,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_ensemble.cli.command import Command, add_file_argument, add_index_options
+from airflow_ensemble.cli.command import Command, add_file_argument
 from airflow_ensemble.cli.console import Console
 from airflow_ensemble.cli.failures import FailureGroup, read_failures, render_failures
-from airflow_ensemble.cli.opening import file_option, load_ensemble, open_named_index
+from airflow_ensemble.cli.opening import file_option, load_ensemble
 from airflow_ensemble.cli.progress import Pace, make_progress
 from airflow_ensemble.cli.slurm.jobs import (
     SlurmView,
@@ -28,6 +28,7 @@ from airflow_ensemble.cli.slurm.place import make_settlers
 from airflow_ensemble.cli.stopping import stop_on_signals
 from airflow_ensemble.cli.text import format_duration, format_rate, render_table
 from airflow_ensemble.engine.errors import Interrupted, UsageError
+from airflow_ensemble.engine.pulling import add_index_options, open_named_index
 
 if TYPE_CHECKING:
     from airflow_ensemble.engine.control import Control

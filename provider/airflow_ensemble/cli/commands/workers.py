@@ -8,30 +8,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_ensemble.cli.command import (
-    Command,
-    add_file_argument,
-    add_index_options,
-    positive,
-)
+from airflow_ensemble.cli.command import Command, add_file_argument, positive
 from airflow_ensemble.cli.console import Console
-from airflow_ensemble.cli.opening import open_named_index, opened
+from airflow_ensemble.cli.opening import opened
+from airflow_ensemble.engine.errors import UsageError
+from airflow_ensemble.engine.pulling import (
+    EXIT_CODES,
+    add_index_options,
+    add_worker_options,
+    open_named_index,
+    run_worker,
+)
 
 if TYPE_CHECKING:
     from airflow_ensemble.engine.index.interface import EnsembleKey, OutputIndex
-
-PULL_EXIT_CODES = {
-    0: "nothing is left to run, and all that this worker ran is complete",
-    1: "some of what this worker ran failed",
-    2: "wrong input, or the model cannot be used: no try was charged",
-    3: "stopped, fenced, or the index was lost on the way",
-}
-
-
-def _add_cpus(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--cpus", type=positive, default=1, metavar="N", help="simulations at once (default: 1)"
-    )
 
 
 # --- push -----------------------------------------------------------------------------------------
@@ -39,7 +29,9 @@ def _add_cpus(parser: ArgumentParser) -> None:
 
 def _add_push_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("chunk", metavar="CHUNK", help="the chunk file")
-    _add_cpus(parser)
+    parser.add_argument(
+        "--cpus", type=positive, default=1, metavar="N", help="simulations at once (default: 1)"
+    )
 
 
 def _push(args: Namespace, console: Console) -> int:
@@ -55,26 +47,17 @@ def _push(args: Namespace, console: Console) -> int:
 
 
 def _add_pull_arguments(parser: ArgumentParser) -> None:
-    _add_cpus(parser)
+    add_worker_options(parser)
     add_index_options(parser)
     add_file_argument(parser)
 
 
 def _pull(args: Namespace, console: Console) -> int:
-    return _work(args, serve=False)
+    return run_worker(args, _opened(args), serve=False)
 
 
 def _serve(args: Namespace, console: Console) -> int:
-    return _work(args, serve=True)
-
-
-def _work(args: Namespace, *, serve: bool) -> int:
-    from airflow_ensemble.engine.worker.pull import pull_worker
-    from airflow_ensemble.engine.worker.stop import Stop, stop_on_signals
-
-    stop = Stop()
-    with _opened(args) as (index, key), stop_on_signals(stop):
-        return pull_worker(index, key, cpus=args.cpus, serve=serve, stop=stop)
+    return run_worker(args, _opened(args), serve=True)
 
 
 @contextmanager
@@ -83,6 +66,8 @@ def _opened(args: Namespace) -> Iterator[tuple[OutputIndex, EnsembleKey]]:
         with open_named_index(args) as found:
             yield found
         return
+    if args.settings_hash or args.uuid:
+        raise UsageError("--settings and --uuid go with --index: the ensemble file says both")
     with opened(args) as control:
         yield control.index, control.key
 
@@ -123,10 +108,11 @@ PUSH = Command(
 PULL = Command(
     name="pull-worker",
     summary="Claim simulations from the index and run them until none is left.",
-    example="ensemble register && ensemble pull-worker --cpus 4",
+    example="ensemble register && ensemble pull-worker --cpus 4\n"
+    "ensemble pull-worker --index env:ENSEMBLE_INDEX --name footprints --failed-ok",
     add_arguments=_add_pull_arguments,
     run=_pull,
-    exit_codes=PULL_EXIT_CODES,
+    exit_codes=EXIT_CODES,
 )
 SERVE = Command(
     name="serve",
@@ -134,7 +120,7 @@ SERVE = Command(
     example="ensemble serve --index env:ENSEMBLE_INDEX --name footprints",
     add_arguments=_add_pull_arguments,
     run=_serve,
-    exit_codes=PULL_EXIT_CODES,
+    exit_codes=EXIT_CODES,
 )
 BUNDLE = Command(
     name="worker-bundle",

@@ -56,6 +56,7 @@ def pull_worker(
     *,
     cpus: int = 1,
     serve: bool = False,
+    host: str | None = None,
     lease: float = LEASE,
     stop: Stop | None = None,
 ) -> int:
@@ -65,6 +66,8 @@ def pull_worker(
     :param ensemble: whose simulations to run.
     :param cpus: cores that simulations may occupy at one time.
     :param serve: never end by itself, but wait for more.
+    :param host: what this host is called in the index; None is its own name. Whoever knows that
+        the host has ended says so by it (:meth:`OutputIndex.dismiss`).
     :param lease: seconds without contact after which the simulations are given to others.
     :param stop: ends the work early; running simulations are recorded with its ``charge``.
     :return: 0 when all are complete, 1 when some failed, 3 when stopped.
@@ -77,7 +80,7 @@ def pull_worker(
     root.check_writable()
     root.check_owner(recipe.ensemble, recipe.settings)
     token = secrets.token_hex(5)
-    host = socket.gethostname()
+    host = host or socket.gethostname()
     name = f"{host}.{token}"
     stop = Stop() if stop is None else stop
     recorder = Recorder(recipe, root, index=index.uuid, writer=name, submission=0, token=token)
