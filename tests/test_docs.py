@@ -17,6 +17,7 @@ from airflow_ensemble.cli import main
 from airflow_ensemble.cli.commands import COMMANDS
 from airflow_ensemble.engine.ensemble import KEYS, Ensemble, build
 from airflow_ensemble.engine.ensemble.execution import _READERS
+from airflow_ensemble.engine.ensemble.kubernetes import KEYS as KUBERNETES_KEYS
 from airflow_ensemble.engine.ensemble.schema import RESOURCES
 from airflow_ensemble.engine.ensemble.table import FUTURE, RESERVED
 from airflow_ensemble.engine.ensemble.yaml_text import parse_yaml
@@ -109,7 +110,7 @@ def test_default_of_key_is_the_real_one(key: Key) -> None:
 
 def test_execution_keys_columns_and_resources_are_described() -> None:
     text = (DOCS / "reference" / "ensemble-file.rst").read_text()
-    for name in (*_READERS, *RESERVED, *FUTURE, *RESOURCES):
+    for name in (*_READERS, *KUBERNETES_KEYS, *RESERVED, *FUTURE, *RESOURCES):
         assert f"``{name}``" in text
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from airflow_ensemble.engine.ensemble.kubernetes import KEYS as KUBERNETES_KEYS
+from airflow_ensemble.engine.ensemble.kubernetes import read_kubernetes
 from airflow_ensemble.engine.ensemble.schema import (
     Place,
     nearest,
@@ -74,9 +76,22 @@ def read_execution(value: Any, folder: Path, place: Place) -> dict[str, Any]:
             raise UsageError(f"{place.below(key)} is given twice: '-' and '_' are equal in keys")
         if item is not None:
             options[name] = _read_option(name, item, place.below(key))
+    _refuse_misplaced(options, place)
     if "code" in options:
         options["code"] = _resolve_code(options["code"], folder, place.below("code"))
     return options
+
+
+def _refuse_misplaced(options: Mapping[str, Any], place: Place) -> None:
+    """Refuse what would go to sbatch, but is meant for the pods that the file asks for."""
+    if options.get("backend") != "kubernetes":
+        return
+    for name in options:
+        if name not in _READERS and _plain(name) in KUBERNETES_KEYS:
+            raise UsageError(
+                f"{place.below(name)} belongs below {place.key}.kubernetes, with what else pods "
+                "are made of"
+            )
 
 
 def _canonical(key: str) -> str:
@@ -184,6 +199,7 @@ _READERS: dict[str, Callable[[Any, Place], Any]] = {
     ),
     "fetch": read_texts,
     "collect_to": lambda value, place: read_text(value, place, expected="a path"),
+    "kubernetes": read_kubernetes,
 }
 
 
