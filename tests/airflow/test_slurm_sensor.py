@@ -29,6 +29,7 @@ from airflow_ensemble.slurm.decision import Over
 from airflow_ensemble.slurm.settling import Settled
 from airflow_ensemble.slurm.states import End, Phase, View
 from airflow_ensemble.slurm.watch import News, Watched
+from airflow_ensemble.triggers import own_task
 from tests.airflow.fake_watch import FakeWatch, dispatched, elements, fake_settings
 
 FAILED = View(Phase.ENDED, "NODE_FAIL", End.NODE_FAILURE)
@@ -50,13 +51,12 @@ class Bench:
         self.calls: list[str] = []
         self.next = "done"
         self.watch = FakeWatch()
-        self.states: dict[str, str] = {}
         self.store = Store()
         self.pushed: dict[str, Any] = {}
         self.settled: list[Over] = []
         self.ti = SimpleNamespace(
             dag_id="d", task_id="t", run_id="r", map_index=0, try_number=1, max_tries=3,
-            xcom_push=self.pushed.__setitem__, get_task_states=lambda **_: {"r": self.states},
+            xcom_push=self.pushed.__setitem__,
         )  # fmt: skip
         self.context: Any = {"ti": self.ti, "task_state_store": self.store}
         self.sensor = SlurmChunkSensor(
@@ -276,11 +276,12 @@ def test_a_crashed_trigger_leaves_its_element_to_the_next_try_if_there_is_one(
 
 @pytest.mark.parametrize(("state", "calls"), [("failed", ["cancel"]), ("running", [])])
 def test_a_kill_on_the_worker_cancels_only_what_a_person_has_ended(
-    make: Make, state: str, calls: list[str]
+    make: Make, state: str, calls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = make()
     bench.sensor._begin(bench.context)
-    bench.states["t_0"] = state
+    states = {"r": {"t_0": state}}
+    monkeypatch.setattr(own_task.RuntimeTaskInstance, "get_task_states", lambda **_: states)
     bench.sensor.on_kill()
     for thread in threading.enumerate():
         if thread.name == "cancel":

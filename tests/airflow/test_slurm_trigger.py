@@ -18,7 +18,7 @@ from airflow_ensemble.hooks.slurm import SlurmHook
 from airflow_ensemble.slurm.decision import Over
 from airflow_ensemble.slurm.states import End, Phase, View
 from airflow_ensemble.slurm.watch import News, Watched
-from airflow_ensemble.triggers import slurm_chunk
+from airflow_ensemble.triggers import own_task, slurm_chunk
 from airflow_ensemble.triggers.cluster_poller import ClusterPoller
 from airflow_ensemble.triggers.slurm_chunk import SlurmChunkTrigger
 from tests.airflow.fake_watch import (
@@ -96,8 +96,8 @@ def test_the_first_event_comes_no_earlier_than_the_scheduler_can_bear(
     settings: FakeSettings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert slurm_chunk.FIRST_EVENT >= 10
-    monkeypatch.setattr(slurm_chunk, "FIRST_EVENT", 1.0)
+    assert own_task.FIRST_EVENT >= 10
+    monkeypatch.setattr(own_task, "FIRST_EVENT", 1.0)
     started = time.time()
     # A worker whose clock is an hour ahead does not keep anybody waiting for an hour.
     trigger = make_trigger(control, deferred_at=started + 3600)
@@ -152,7 +152,7 @@ def in_state(trigger: SlurmChunkTrigger, monkeypatch: pytest.MonkeyPatch, state:
     trigger._task_instance = ti
     answer = {"r": {"t_1": state}} if state else {}
     monkeypatch.setattr(
-        slurm_chunk.RuntimeTaskInstance, "get_task_states", lambda **_: time.sleep(0.2) or answer
+        own_task.RuntimeTaskInstance, "get_task_states", lambda **_: time.sleep(0.2) or answer
     )
 
 
@@ -163,7 +163,7 @@ async def kill(trigger: SlurmChunkTrigger) -> None:
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    await asyncio.gather(*slurm_chunk._BACKGROUND)
+    await asyncio.gather(*own_task._BACKGROUND)
     await asyncio.sleep(0.3)
 
 

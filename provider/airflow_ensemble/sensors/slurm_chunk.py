@@ -37,7 +37,8 @@ from airflow_ensemble.slurm.decision import Over
 from airflow_ensemble.slurm.settling import Settled, cancel_chunk, settle
 from airflow_ensemble.slurm.states import End, Phase, View
 from airflow_ensemble.slurm.watch import ClusterWatch, Watched
-from airflow_ensemble.triggers.slurm_chunk import TERMINAL, SlurmChunkTrigger
+from airflow_ensemble.triggers.own_task import TERMINAL, state_of
+from airflow_ensemble.triggers.slurm_chunk import SlurmChunkTrigger
 
 #: Where a task keeps the end of its time for the try that it is in.
 DEADLINE = "slurm_deadline"
@@ -317,10 +318,6 @@ class SlurmChunkSensor(EnsembleOperator):
 
     def _cancel_if_ended(self) -> None:
         assert self._context is not None
-        ti = self._context["ti"]
-        states = ti.get_task_states(
-            dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=ti.map_index
-        )
-        if set((states.get(ti.run_id) or {}).values()) & TERMINAL:
+        if state_of(self._context["ti"]) in TERMINAL:
             with self.open_on_cluster() as (control, cluster):
                 cancel_chunk(control, cluster, self.chunk_id)

@@ -8,9 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from airflow.triggers.base import BaseTrigger, TriggerEvent
-from asgiref.sync import sync_to_async
 
 from airflow_ensemble.engine.control import Control
 from airflow_ensemble.hooks.ensemble import alocate_index, index_spec
@@ -22,14 +20,7 @@ from airflow_ensemble.triggers.cluster_poller import (
     Trouble,
     poller_of,
 )
-
-#: Seconds from deferring to the first event: an earlier one may fail the task, for the scheduler
-#: can read the end of the deferring process after the trigger has queued the task again.
-FIRST_EVENT = 10.0
-#: States in which a task needs its element no more.
-TERMINAL = frozenset({"success", "failed", "skipped", "removed", "upstream_failed"})
-#: The event loop keeps only weak references to tasks; these must end what they have begun.
-_BACKGROUND: set[asyncio.Task[None]] = set()
+from airflow_ensemble.triggers.own_task import act_if_ended, await_first_event
 
 
 class SlurmChunkTrigger(BaseTrigger):
@@ -119,20 +110,12 @@ class SlurmChunkTrigger(BaseTrigger):
         watched = Watched.from_dict(self.watched)
         with poller.watching(watched, address, _passer(asyncio.get_running_loop(), heard)):
             event = await self._await_end(heard)
-        # A clock that differs from the worker's must not keep us waiting.
-        await asyncio.sleep(FIRST_EVENT + min(self.deferred_at, started) - time.time())
+        await await_first_event(self.deferred_at, started)
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]
 
     async def on_kill(self) -> None:
-        """Cancel the element, if a person has ended this task.
-
-        Airflow calls this also when another triggerer has taken over, and when the task was
-        cleared; and it cancels the call itself after a second, which must not stop it.
-        """
-        task = asyncio.create_task(self._cancel_if_ended())
-        _BACKGROUND.add(task)
-        task.add_done_callback(_BACKGROUND.discard)
-        await asyncio.shield(task)
+        """Cancel the element, if a person has ended this task."""
+        await act_if_ended(self.task_instance, self._cancel)
 
     async def _poller(self) -> ClusterPoller:
         return poller_of(await SlurmHook.aget_settings(self.slurm_conn_id))
@@ -164,25 +147,11 @@ class SlurmChunkTrigger(BaseTrigger):
         if trouble.refused:
             await self._poller()  # reads the connection anew and gives it to the poller
 
-    async def _cancel_if_ended(self) -> None:
-        state = await self._task_state()
-        if state not in TERMINAL:
-            return
+    async def _cancel(self, state: str) -> None:
         watched = Watched.from_dict(self.watched)
         if watched.job.job_id is not None:
             self.log.info("the task is %s: cancelling element %s", state, watched.id)
             (await self._poller()).cancel(watched.id)
-
-    async def _task_state(self) -> str | None:
-        """Return the state of this trigger's own task instance; None when it is gone."""
-        ti = self.task_instance
-        if ti is None:
-            return None
-        states = await sync_to_async(RuntimeTaskInstance.get_task_states)(
-            dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=ti.map_index
-        )
-        key = f"{ti.task_id}_{ti.map_index}" if ti.map_index >= 0 else ti.task_id
-        return (states.get(ti.run_id) or {}).get(key)
 
 
 def _passer(
