@@ -6,6 +6,7 @@ pytest_plugins = [
     "tests.hrrr",
     "tests.leftovers",
     "tests.logging_baseline",
+    "tests.services.kubernetes",
     "tests.services.postgres",
     "tests.services.s3",
     "tests.services.slurm",

@@ -123,6 +123,13 @@ def free_ports(count: int) -> list[int]:
             probe.close()
 
 
+def pods_host() -> str | None:
+    """Return the address at which a real cluster's pods reach this machine; None without one."""
+    if not os.environ.get("KUBECONFIG"):
+        return None
+    return os.environ.get("ENSEMBLE_TEST_KUBE_HOST")
+
+
 def listens(port: int) -> bool:
     """Return whether a connection to a port of this machine is accepted."""
     try:

@@ -17,6 +17,8 @@ from types import TracebackType
 
 import pytest
 
+from tests.services.daemons import pods_host
+
 INSTALL_HINT = (
     "PostgreSQL's server binaries (initdb, postgres) were not found: install them, for example "
     "with `apt-get install postgresql`; the tests of the output index run against a real server"
@@ -56,7 +58,7 @@ class PostgresServer:
         options = {
             **self._settings,
             "port": str(self.port),
-            "listen_addresses": "127.0.0.1",
+            "listen_addresses": ",".join(filter(None, ("127.0.0.1", pods_host()))),
             "unix_socket_directories": str(self._root),
         }
         command = [str(self._bin / "postgres"), "-D", str(self._data)]
@@ -126,6 +128,9 @@ class PostgresServer:
             command, capture_output=True, text=True, user=self._user, cwd=self._root, check=False
         )
         assert done.returncode == 0, f"initdb failed:\n{done.stdout}\n{done.stderr}"
+        if pods_host():
+            with (self._data / "pg_hba.conf").open("a") as access:
+                access.write("host all all samenet scram-sha-256\n")
 
     def _wait_until_ready(self) -> None:
         import psycopg

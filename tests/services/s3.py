@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.services.daemons import pods_host
+
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "testing",
     "AWS_SECRET_ACCESS_KEY": "testing",
@@ -57,7 +59,7 @@ def s3_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
             [
                 str(Path(sys.executable).with_name("moto_server")),
                 "-H",
-                "127.0.0.1",
+                "0.0.0.0" if pods_host() else "127.0.0.1",
                 "-p",
                 str(port),
             ],
