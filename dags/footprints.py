@@ -5,8 +5,10 @@ computes the day before it: the receptors keep their hours and are moved to that
 takes the table as it is, or moves it to the `day` of its form. What is complete is skipped.
 
 Results, and the tables of single days, go below the folder that the environment variable
-`ENSEMBLE_HOME` names, else beside the ensemble file, `footprints/ensemble.yaml`. It runs at 03:00
-UTC, or when the cron expression in `ENSEMBLE_SCHEDULE` says; if that is empty, only by hand.
+`ENSEMBLE_HOME` names, else beside the ensemble file, `footprints/ensemble.yaml`. The output index
+lies there, too, or in the PostgreSQL database of the connection that `ENSEMBLE_INDEX_CONN` names.
+It runs at 03:00 UTC, or when the cron expression in `ENSEMBLE_SCHEDULE` says; if that is empty,
+only by hand.
 """
 
 from __future__ import annotations

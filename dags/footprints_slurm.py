@@ -12,6 +12,7 @@ What the form offers at first, and where files go, is said by environment variab
 * `ENSEMBLE_SLURM_PYTHON`: interpreter on the cluster that has the model's packages, likewise.
 * `ENSEMBLE_HOME`: folder on Airflow's side for the index, the batch records and the tables of
   single days; else the folder of the ensemble file.
+* `ENSEMBLE_INDEX_CONN`: connection of type `postgres` whose database holds the index; else SQLite.
 * `ENSEMBLE_SCHEDULE`: cron expression, 03:00 UTC by default; empty: only by hand.
 """
 

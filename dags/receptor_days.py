@@ -11,6 +11,7 @@ from airflow.sdk import Param, get_current_context, task
 FOLDER = Path(__file__).resolve().parent / "footprints"
 HOME = Path(os.environ.get("ENSEMBLE_HOME") or FOLDER)
 SCHEDULE = os.environ.get("ENSEMBLE_SCHEDULE", "0 3 * * *") or None
+INDEX_CONNECTION = os.environ.get("ENSEMBLE_INDEX_CONN")
 
 FORM = {
     "receptors": Param(
@@ -67,8 +68,9 @@ FORM = {
     ),
 }
 
-#: What the form says, over the ensemble file.
+#: What the form and the environment say, over the ensemble file.
 OVERRIDES = {
+    "index": f"conn:{INDEX_CONNECTION}" if INDEX_CONNECTION else None,
     "skip_existing": "{{ params.skip_existing }}",
     "parameters": """{{ dict(
         {'met': {'directory': params.met_directory,
