@@ -1,0 +1,1 @@
+"""The backend ``kubernetes`` on the command line: manifests, and Kubernetes' own ``kubectl``."""
