@@ -252,6 +252,18 @@ def test_slurm_is_asked_less_often_while_results_tell(scene: Scene) -> None:
     assert scene.time <= 300 + 30 + 12
 
 
+def test_ends_that_results_have_settled_do_not_quicken_the_questions(scene: Scene) -> None:
+    """In a large array some element has always just ended, and is over in the same look."""
+    scene.anew(ceiling=30.0)
+    for second in range(0, 300, 2):
+        ended = second // 100
+        scene.control.index.settle(scene.watched[ended].chunk or "")
+        scene.client.views = {n: replace(FAILED, exit_code=1) for n in range(ended + 1)}
+        news = scene.look(after=2)
+        assert [one.over is not None for one in news] == [n <= ended for n in range(4)]
+    assert scene.client.polls == 14
+
+
 def test_a_job_without_a_chunk(scene: Scene) -> None:
     lone = replace(scene.watched[0], chunk=None)
     Path(lone.log).write_text("it was full\n")

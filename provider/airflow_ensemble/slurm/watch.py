@@ -159,6 +159,7 @@ class ClusterWatch:
         self._clock = clock
         self._ceiling = ceiling
         self._interval, self._asked = _FLOOR, float("-inf")
+        self._awaits_results = False
         self._memories: dict[str, _Memory] = {}
 
     def look(
@@ -182,6 +183,9 @@ class ClusterWatch:
             over = decide(self._sight(one, snapshot, tallies[one.key]), one.deadlines)
             if over is not None and not (over.end is End.VANISHED and self.shows_life(one)):
                 overs[one.key] = replace(over, submission=one.submission)
+        self._awaits_results = any(
+            memory.ended is not None and key not in overs for key, memory in self._memories.items()
+        )
         bad = [one for one in watched if _is_bad(overs.get(one.key), tallies[one.key])]
         tails = self._read_tails(bad)
         news = {}
@@ -209,8 +213,8 @@ class ClusterWatch:
     def _is_due(self) -> bool:
         """Say whether Slurm is to be asked with this look, and slacken."""
         now = self._clock()
-        if any(memory.ended is not None for memory in self._memories.values()):
-            self._interval = _FLOOR  # it has ended, and its results are not all there
+        if self._awaits_results:
+            self._interval = _FLOOR  # an end may be followed by a requeue, and must be judged soon
         if now - self._asked < min(self._interval, self._ceiling):
             return False
         self._asked = now
