@@ -194,3 +194,17 @@ def test_check_finds_what_the_site_would_refuse(node, execution, words):
     for word in words:
         assert word in ended.out
     assert node.states() == []
+
+
+def test_a_factor_that_changes_nothing_is_warned_of(node):
+    policies = {"out-of-memory": {"memory": 2}, "time-limit": {"time": 2}}
+    file = node.write("e", [{"id": "a"}], execution={"policies": policies, "mem": "100M"})
+    words = "the factor of time for time-limit changes nothing, for jobs ask for no time limit"
+
+    checked, planned, ran = node("check", file), node("run", file, "--dry-run"), node("run", file)
+
+    assert (checked.code, planned.code, ran.code) == (0, 0, 0)
+    for said in (checked.out, planned.err, ran.err):
+        assert f"warning: execution.policies: {words}" in said
+        assert f"set 'time' below 'execution' in {file}" in said
+        assert "the factor of memory" not in said

@@ -18,7 +18,14 @@ from airflow_ensemble.slurm.options import (
     parse_time,
     scaled,
 )
-from airflow_ensemble.slurm.policies import GIVE_UP, RETRY, Policy, compound, read_policies
+from airflow_ensemble.slurm.policies import (
+    GIVE_UP,
+    RETRY,
+    Policy,
+    compound,
+    idle_factors,
+    read_policies,
+)
 from airflow_ensemble.slurm.states import End
 
 
@@ -143,3 +150,28 @@ def test_factors_compound_with_the_ends_of_their_kind() -> None:
         "mem": "4400M", "mem-per-cpu": "4506M", "time": "00:15:00", "exclusive": True,
     }  # fmt: skip
     assert scaled({"time": "UNLIMITED", "mem": "0"}, 2.0, 2.0) == {"time": "UNLIMITED", "mem": "0"}
+
+
+@pytest.mark.parametrize(
+    ("options", "idle"),
+    [
+        ({}, ["memory", "time"]),
+        ({"mem": "4G"}, ["time"]),
+        ({"mem-per-cpu": "4G", "time": "10"}, []),
+        ({"mem-per-gpu": "4G", "time": "UNLIMITED"}, ["time"]),
+        ({"mem": "0", "time": "1-00:00:00"}, ["memory"]),
+    ],
+)
+def test_factors_that_have_nothing_to_multiply_are_named(
+    options: dict[str, str | bool], idle: list[str]
+) -> None:
+    given = {"out-of-memory": {"memory": 2.0}, "time-limit": {"time": 1.5, "memory": 1.0}}
+    lines = idle_factors(read_policies({"policies": given}), options)
+    assert [line.split()[4] for line in lines] == idle
+    ends = {"memory": "out-of-memory", "time": "time-limit"}
+    assert [line.split()[6] for line in lines] == [ends[what] for what in idle]
+
+
+def test_policies_without_factors_are_not_idle() -> None:
+    assert idle_factors(read_policies({}), {}) == []
+    assert idle_factors(read_policies({"policies": {"failed": "give-up"}}), {}) == []

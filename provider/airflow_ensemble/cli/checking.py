@@ -20,6 +20,7 @@ from airflow_ensemble.engine.errors import EnsembleError, ModelError, UsageError
 if TYPE_CHECKING:
     from airflow_ensemble.engine.ensemble import Ensemble
     from airflow_ensemble.engine.simulation import Simulation
+    from airflow_ensemble.slurm.cluster import Cluster
 
 #: Seconds that a model may take to be imported, and to check all simulations.
 MODEL_CHECK_LIMIT = 600.0
@@ -34,11 +35,13 @@ class Finding:
     :param what: what was looked at.
     :param text: what was found.
     :param problems: what is wrong with it; none when it is fine.
+    :param warnings: what can run, and is not likely to be meant.
     """
 
     what: str
     text: str = ""
     problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def check_ensemble(ensemble: Ensemble) -> Iterator[Finding]:
@@ -263,13 +266,17 @@ def _check_cluster(ensemble: Ensemble) -> Iterator[Finding]:
     )
     yield slurm
     if not slurm.problems:
-        judged = _look(
-            "options", lambda: Finding("options", checking.judge_options(ensemble, cluster))
-        )
-        yield judged
+        yield _look("options", lambda: _check_options(ensemble, cluster))
     yield _look(
         "python", lambda: Finding("python", f"{python} is {checking.find_python(ensemble)}")
     )
+
+
+def _check_options(ensemble: Ensemble, cluster: Cluster) -> Finding:
+    from airflow_ensemble.cli.slurm.checking import judge_options
+
+    text, warnings = judge_options(ensemble, cluster)
+    return Finding("options", text, warnings=tuple(warnings))
 
 
 def _without_password(location: str) -> str:

@@ -23,7 +23,7 @@ from airflow_ensemble.slurm.options import (
     parse_resource_class,
     scaled,
 )
-from airflow_ensemble.slurm.policies import compound, read_policies
+from airflow_ensemble.slurm.policies import compound, idle_factors, read_policies
 from airflow_ensemble.slurm.script import Job, render_array, render_collection
 from airflow_ensemble.slurm.site import Site
 from airflow_ensemble.slurm.staging import File, Stage, read_code, stamp_of, worker_bundle
@@ -101,6 +101,8 @@ def submit(
     :raises StagingError: when files cannot be put on the cluster; nothing half staged is left.
     :raises OutcomeUnknown: when it is not known in time whether Slurm has taken them: call again.
     """
+    for line in policy_warnings(control.ensemble, cluster, {c.resource_class for c in chunks}):
+        log.warning("%s", line)
     jobs = _prepare(control, cluster, chunks)
     return [_finish(control, cluster, job, patience, stop) for job in jobs]
 
@@ -181,6 +183,22 @@ def preview(
             job = _job(ensemble, cluster, "BATCH", resource_class, n_elements)
             previews.append(Preview(render_array(job), n_elements, resource_class))
     return previews
+
+
+def policy_warnings(
+    ensemble: Ensemble, cluster: Cluster, resource_classes: Iterable[str]
+) -> list[str]:
+    """Return which factors of ``execution.policies`` change nothing, each line once.
+
+    :param resource_classes: of what is to be submitted.
+    """
+    policies = read_policies(ensemble.execution)
+    lines: dict[str, None] = {}
+    for text in sorted(resource_classes):
+        resources = parse_resource_class(text)
+        options = job_options(ensemble.execution, cluster.defaults, resources)
+        lines.update(dict.fromkeys(idle_factors(policies, options)))
+    return [f"{line} below 'execution' in {ensemble.path}" for line in lines]
 
 
 def submit_collection(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from airflow_ensemble.slurm.options import Options, scaled
 from airflow_ensemble.slurm.states import End
 
 RETRY = "retry"
@@ -50,6 +51,23 @@ def compound(policies: Mapping[End, Policy], history: Sequence[str | None]) -> t
         memory = min(memory * policy.memory, _LARGEST)
         time = min(time * policy.time, _LARGEST)
     return memory, time
+
+
+def idle_factors(policies: Mapping[End, Policy], options: Options) -> list[str]:
+    """Say which factors change nothing, because jobs are submitted without what they multiply.
+
+    :param options: what ``sbatch`` is asked for at first.
+    :return: a line for people for memory, and one for time; none when every factor has an effect.
+    """
+    by_memory = [end.value for end, policy in policies.items() if policy.memory > 1]
+    by_time = [end.value for end, policy in policies.items() if policy.time > 1]
+    said = "execution.policies: the factor of {} for {} changes nothing, for jobs ask for no {}"
+    lines = []
+    if by_memory and scaled(options, 2.0, 1.0) == options:
+        lines.append(said.format("memory", ", ".join(by_memory), "memory: set 'mem'"))
+    if by_time and scaled(options, 1.0, 2.0) == options:
+        lines.append(said.format("time", ", ".join(by_time), "time limit: set 'time'"))
+    return lines
 
 
 def _end(word: str | None) -> End:

@@ -24,6 +24,8 @@ def _run(args: Namespace, console: Console) -> int:
         console.say(f"{word:8}  {finding.what:12}  {finding.text}".rstrip())
         for problem in finding.problems:
             console.say(f"            {problem}")
+        for warning in finding.warnings:
+            console.say(f"            warning: {warning}")
     if problems:
         console.say(f"\n{problems} {'problem' if problems == 1 else 'problems'} found")
         return 2

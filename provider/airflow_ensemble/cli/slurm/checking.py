@@ -38,15 +38,16 @@ def describe_site(site: Site) -> str:
     )
 
 
-def judge_options(ensemble: Ensemble, cluster: Cluster) -> str:
+def judge_options(ensemble: Ensemble, cluster: Cluster) -> tuple[str, list[str]]:
     """Let ``sbatch`` judge the scripts that the ensemble would need, without submitting them.
 
-    :return: what they are.
+    :return: what they are, and what is in vain in them.
     :raises UsageError: with what the site answered.
     """
-    from airflow_ensemble.slurm.batches import preview
+    from airflow_ensemble.slurm.batches import policy_warnings, preview
 
-    previews = preview(ensemble, cluster, _sizes(ensemble))
+    sizes = _sizes(ensemble)
+    previews = preview(ensemble, cluster, sizes)
     for one in previews:
         done = cluster.client.runner.run("sbatch --test-only", input=one.script.encode())
         if done.code != 0:
@@ -55,7 +56,8 @@ def judge_options(ensemble: Ensemble, cluster: Cluster) -> str:
                 f"'execution' in {ensemble.path}"
             )
     elements = format_count(sum(one.n_elements for one in previews), "element")
-    return f"{format_count(len(previews), 'array')} of {elements} would be taken by sbatch"
+    text = f"{format_count(len(previews), 'array')} of {elements} would be taken by sbatch"
+    return text, policy_warnings(ensemble, cluster, [name for name, _ in sizes])
 
 
 def _sizes(ensemble: Ensemble) -> list[tuple[str, int]]:

@@ -54,12 +54,14 @@ def run(ensemble: Ensemble, args: Namespace, console: Console) -> int:
 
 def dry_run(ensemble: Ensemble, args: Namespace, console: Console) -> int:
     """Print the batch scripts that would be submitted, and for what; change nothing."""
-    from airflow_ensemble.slurm.batches import preview
+    from airflow_ensemble.slurm.batches import policy_warnings, preview
 
-    plan = plan_run(ensemble, args)
-    previews = preview(ensemble, open_cluster(ensemble), sorted(plan.classes.items()))
+    plan, cluster = plan_run(ensemble, args), open_cluster(ensemble)
+    previews = preview(ensemble, cluster, sorted(plan.classes.items()))
     for one in previews:
         console.say(f"{one.script.rstrip()}\n")
+    for line in policy_warnings(ensemble, cluster, plan.classes):
+        console.note(f"warning: {line}")
     elements = format_count(sum(one.n_elements for one in previews), "array element")
     console.say(render_plan(plan, f"in {elements} of Slurm", listed(args)))
     return 0
