@@ -1,6 +1,6 @@
 """An array of elements that do next to nothing, through ``ensemble run --wait`` on a login node.
 
-    .venv/bin/python benchmarks/slurm_array.py [--small]
+    .venv/bin/python benchmarks/slurm_array.py [--small] [--alone]
 
 On a private Slurm of this machine, with accounting, beside submitit and a plain loop around squeue.
 Every fiftieth element fails on purpose. The floor is the very script that ``ensemble run`` has
@@ -62,7 +62,9 @@ class Measured:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--small", action="store_true", help="50 elements, not 1,000")
-    count = 50 if parser.parse_args().small else 1000
+    parser.add_argument("--alone", action="store_true", help="no peers: only us and the floor")
+    arguments = parser.parse_args()
+    count = 50 if arguments.small else 1000
     with SlurmCluster(database=accounting_template()) as cluster:
         node = LoginNode(cluster)
         file = write(node, count)
@@ -71,7 +73,7 @@ def main() -> int:
         print_header(count)
         print_row("ensemble run --wait", ours, count)
         floor = bare_floor(cluster, file)
-        for name in ("submitit", "squeue"):
+        for name in () if arguments.alone else ("submitit", "squeue"):
             label = {"squeue": "sbatch, then a loop around squeue"}.get(name, name)
             measured = measure(cluster, count, lambda name=name: run_peer(node, name, count))
             print_row(label, measured, count)
