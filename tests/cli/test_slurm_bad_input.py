@@ -86,15 +86,6 @@ def test_no_sbatch_on_the_path(node):
     assert picture(node.shared) == before
 
 
-def test_kubernetes_is_not_in_this_version(node):
-    file = node.write("e", [{"id": "a"}])
-
-    ended = node("run", file, "--backend", "kubernetes")
-
-    assert ended.code == 2
-    assert "backend 'kubernetes' is not in this version" in ended.err
-
-
 @pytest.mark.parametrize("value", ["0", "-1", "soon", "nan", "inf"])
 def test_the_time_between_looks(node, value):
     ended = node("run", node.write("e", [{"id": "a"}]), "--wait", f"--poll={value}")

@@ -35,6 +35,7 @@ SCHEMA = {
     "over": bool,
     "earlier_settings": list,
     "slurm": (dict, type(None)),
+    "kubernetes": (dict, type(None)),
 }
 
 

@@ -182,10 +182,10 @@ def test_every_option_reaches_the_pod() -> None:
     assert [one["operator"] for one in spec["tolerations"]] == ["Exists", "Exists"]
     assert spec["priorityClassName"] == "batch-low"
     assert spec["terminationGracePeriodSeconds"] == 60
-    assert [volume["name"] for volume in spec["volumes"]] == ["scratch", "volume-0", "volume-1"]
+    assert [volume["name"] for volume in spec["volumes"]] == ["scratch", "claim-0", "claim-1"]
     assert spec["volumes"][0]["emptyDir"] == {"sizeLimit": "512Mi"}
     assert container["volumeMounts"][2] == {
-        "name": "volume-1", "mountPath": "/data/ref", "readOnly": True,
+        "name": "claim-1", "mountPath": "/data/ref", "readOnly": True,
     }  # fmt: skip
     assert template["metadata"]["annotations"] == {"a.b/c": "any text"}
     assert template["metadata"]["labels"]["team"] == "air"

@@ -55,6 +55,8 @@ def check_ensemble(ensemble: Ensemble) -> Iterator[Finding]:
     yield _look("index", lambda: _check_index(ensemble))
     if ensemble.execution.get("backend") == "slurm":
         yield from _check_cluster(ensemble)
+    if ensemble.execution.get("backend") == "kubernetes":
+        yield from _check_kubernetes(ensemble)
 
 
 def refuse_unusable_model(ensemble: Ensemble) -> None:
@@ -192,6 +194,9 @@ def _check_table(ensemble: Ensemble) -> Finding:
 
 def _check_model(ensemble: Ensemble) -> Finding:
     name = ensemble.settings.model or ensemble.settings.command[0]
+    if ensemble.execution.get("backend") == "kubernetes":
+        image = ensemble.execution.get("kubernetes", {}).get("image", "the image")
+        return Finding("model", f"{name}; whether {image} holds it cannot be known from here")
     try:
         problems = model_problems(ensemble, ask_model=True)
     except EnsembleError:  # a broken table: the finding of the table says so
@@ -277,6 +282,25 @@ def _check_options(ensemble: Ensemble, cluster: Cluster) -> Finding:
 
     text, warnings = judge_options(ensemble, cluster)
     return Finding("options", text, warnings=tuple(warnings))
+
+
+def _check_kubernetes(ensemble: Ensemble) -> Iterator[Finding]:
+    from airflow_ensemble.cli.kubernetes.jobs import open_kubectl
+    from airflow_ensemble.cli.kubernetes.running import judge_job
+    from airflow_ensemble.cli.kubernetes.workers import out_of_reach
+
+    yield _look(
+        "reach",
+        lambda: Finding(
+            "reach",
+            "pods can have the same index and output, as far as can be known from here",
+            tuple(out_of_reach(ensemble)),
+        ),
+    )
+    cluster = _look("kubernetes", lambda: Finding("kubernetes", open_kubectl(ensemble).describe()))
+    yield cluster
+    if not cluster.problems:
+        yield _look("job", lambda: Finding("job", judge_job(ensemble)))
 
 
 def _without_password(location: str) -> str:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_ensemble.kubernetes.pod import (
-    COMMAND,
     CONTAINER,
     SecretKey,
     label_value,
@@ -21,8 +20,8 @@ from airflow_ensemble.kubernetes.pod import (
     object_name,
     read_secret_key,
     worker_arguments,
-    worker_environment,
 )
+from airflow_ensemble.kubernetes.template import pod_template
 
 #: The Secret with the index's DSN, where the ensemble file names none.
 INDEX_SECRET = "ensemble-index"
@@ -37,7 +36,6 @@ KEEP_FINISHED = 86400
 BACKOFF_LIMIT = 6
 #: Unfinished simulations for each pod that KEDA aims at.
 PER_POD = 10
-SCRATCH = "/tmp"
 
 #: Since which release of Kubernetes a field may be relied on.
 INDEXED_JOBS = (1, 22)
@@ -111,10 +109,7 @@ def job(workers: Workers, batch: str, release: tuple[int, int] = CURRENT) -> dic
         "parallelism": workers.n_workers,
         **_backoff(workers.n_workers, release),
         "ttlSecondsAfterFinished": workers.options.get("keep_finished", KEEP_FINISHED),
-        "template": {
-            "metadata": _metadata(None, None, marks, workers.options.get("annotations")),
-            "spec": {"restartPolicy": "Never", **_pod(workers, arguments)},
-        },
+        "template": _template(workers, arguments, marks),
     }
     if workers.run_limit is not None:
         spec["activeDeadlineSeconds"] = workers.run_limit
@@ -150,16 +145,15 @@ def deployment(workers: Workers) -> dict[str, Any]:
     marks = _labels(workers, None, component="serve")
     found = {key: marks[key] for key in ("app.kubernetes.io/name", "app.kubernetes.io/component")}
     arguments = worker_arguments(workers.ensemble, workers.hash8, cpus=workers.cpus, serve=True)
+    template = _template(workers, arguments, marks)
+    template["spec"]["restartPolicy"] = "Always"
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": _metadata(workers.serve_name, workers.namespace, marks),
         "spec": {
             "selector": {"matchLabels": {**found, "ensemble": marks["ensemble"]}},
-            "template": {
-                "metadata": _metadata(None, None, marks, workers.options.get("annotations")),
-                "spec": _pod(workers, arguments),
-            },
+            "template": template,
         },
     }
 
@@ -301,83 +295,35 @@ def _object(workers: Workers, version: str, kind: str, name: str) -> dict[str, A
 # --- pods -----------------------------------------------------------------------------------------
 
 
-def _pod(workers: Workers, arguments: Sequence[str]) -> dict[str, Any]:
-    """Return the spec of a pod that runs one worker."""
-    options = workers.options
-    scratch = {"sizeLimit": options["disk"]} if "disk" in options else {}
-    spec: dict[str, Any] = {
-        "automountServiceAccountToken": False,
-        # A Service of the namespace must not become variables of the worker.
-        "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": options.get("grace_period", GRACE_PERIOD),
-        "securityContext": {
-            "runAsNonRoot": True,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "containers": [_container(workers, arguments)],
-        "volumes": [{"name": "scratch", "emptyDir": scratch}, *_claims(workers)],
+def _template(
+    workers: Workers, arguments: Sequence[str], marks: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return a pod by the restricted standard, that asks at least for the cores it uses."""
+    template = pod_template(
+        {"grace_period": GRACE_PERIOD, **workers.options, "image": workers.image, "labels": {}},
+        index=_index_secret(workers),
+        arguments=arguments,
+        labels=marks,
+    )
+    template["metadata"].pop("namespace", None)
+    spec = template["spec"]
+    # A Service of the namespace must not become variables of the worker.
+    spec["enableServiceLinks"] = False
+    spec["securityContext"] = {
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
     }
-    given = {
-        "serviceAccountName": options.get("service_account"),
-        "imagePullSecrets": [{"name": name} for name in options.get("image_pull_secrets", ())],
-        "nodeSelector": options.get("node_selector"),
-        "tolerations": [dict(one) for one in options.get("tolerations", ())],
-        "priorityClassName": options.get("priority_class"),
+    if "disk" in workers.options:
+        spec["volumes"][0]["emptyDir"] = {"sizeLimit": workers.options["disk"]}
+    (container,) = spec["containers"]
+    container["securityContext"] = {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
     }
-    return {**spec, **{key: value for key, value in given.items() if value}}
-
-
-def _container(workers: Workers, arguments: Sequence[str]) -> dict[str, Any]:
-    options = workers.options
-    plain = [{"name": name, "value": text} for name, text in options.get("env", {}).items()]
-    container: dict[str, Any] = {
-        "name": CONTAINER,
-        "image": workers.image,
-        "command": [*COMMAND],
-        "args": [*arguments],
-        "env": [*worker_environment(_index_secret(workers)), *plain],
-        "envFrom": [{"secretRef": {"name": name}} for name in options.get("env_from", ())],
-        "resources": _resources(workers),
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
-        "volumeMounts": [{"name": "scratch", "mountPath": SCRATCH}, *_mounts(workers)],
-    }
-    if "image_pull_policy" in options:
-        container["imagePullPolicy"] = options["image_pull_policy"]
-    return {key: value for key, value in container.items() if value}
-
-
-def _resources(workers: Workers) -> dict[str, Any]:
-    """Return what one pod gets: what is given is both its request and its limit."""
-    options = workers.options
-    names = {"cpu": "cpu", "memory": "memory", "disk": "ephemeral-storage"}
-    given = {name: options[key] for key, name in names.items() if key in options}
-    given.update({name: str(n) for name, n in options.get("devices", {}).items()})
-    requests = {"cpu": str(workers.cpus), **given}
-    return {"requests": requests, "limits": given} if given else {"requests": requests}
-
-
-def _claims(workers: Workers) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": f"volume-{number}",
-            "persistentVolumeClaim": {
-                "claimName": volume["claim"],
-                "readOnly": volume["read_only"],
-            },
-        }
-        for number, volume in enumerate(workers.options.get("volumes", {}).values())
-    ]
-
-
-def _mounts(workers: Workers) -> list[dict[str, Any]]:
-    return [
-        {"name": f"volume-{number}", "mountPath": path, "readOnly": volume["read_only"]}
-        for number, (path, volume) in enumerate(workers.options.get("volumes", {}).items())
-    ]
+    resources = container.setdefault("resources", {})
+    resources["requests"] = {"cpu": str(workers.cpus), **resources.get("requests", {})}
+    return template
 
 
 def _index_secret(workers: Workers) -> SecretKey:
@@ -400,16 +346,6 @@ def _shared_labels() -> dict[str, str]:
     }
 
 
-def _metadata(
-    name: str | None,
-    namespace: str | None,
-    marks: Mapping[str, str],
-    annotations: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    found = {
-        "name": name,
-        "namespace": namespace,
-        "labels": dict(marks),
-        "annotations": dict(annotations or {}),
-    }
+def _metadata(name: str, namespace: str | None, marks: Mapping[str, str]) -> dict[str, Any]:
+    found = {"name": name, "namespace": namespace, "labels": dict(marks)}
     return {key: value for key, value in found.items() if value}

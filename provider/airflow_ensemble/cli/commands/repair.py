@@ -12,6 +12,7 @@ from airflow_ensemble.cli.command import (
     add_ids_argument,
 )
 from airflow_ensemble.cli.console import Console
+from airflow_ensemble.cli.kubernetes.jobs import delete_idle_jobs
 from airflow_ensemble.cli.opening import check_ids, file_option, opened
 from airflow_ensemble.cli.slurm.place import make_reach, make_settlers
 from airflow_ensemble.cli.text import format_count, render_table
@@ -90,6 +91,9 @@ def _cancel(args: Namespace, console: Console) -> int:
     with opened(args) as control:
         check_ids(control, args.ids)
         cancelled = cancel(control, Scope(ids=args.ids or None), make_reach(control))
+        if not control.index.counts(control.key).unfinished:
+            for job in delete_idle_jobs(control.ensemble):
+                console.note(f"job {job} deleted: it has nothing left to run")
     if not cancelled:
         console.note("nothing to cancel: none of them is unfinished")
         return 0

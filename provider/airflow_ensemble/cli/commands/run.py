@@ -21,7 +21,7 @@ from airflow_ensemble.cli.registering import add_register_options, new_batch_key
 from airflow_ensemble.cli.slurm.place import make_settlers
 from airflow_ensemble.cli.stopping import stop_on_signals
 from airflow_ensemble.cli.summary import summarise
-from airflow_ensemble.engine.errors import Interrupted, UsageError
+from airflow_ensemble.engine.errors import Interrupted
 
 if TYPE_CHECKING:
     from airflow_ensemble.engine.control import Control
@@ -40,8 +40,8 @@ def _add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--wait",
         action="store_true",
-        help="wait also for simulations that another run owns; with the backend slurm, wait for "
-        "the array jobs, which else go on without this command",
+        help="wait also for simulations that another run owns; with the backends slurm and "
+        "kubernetes, wait for array jobs and pods, which else go on without this command",
     )
     parser.add_argument(
         "--poll",
@@ -49,14 +49,15 @@ def _add_arguments(parser: ArgumentParser) -> None:
         default=WAIT_INTERVAL,
         metavar="SECONDS",
         help=f"time between two looks at results while waiting (default: {WAIT_INTERVAL:g}); "
-        "Slurm itself is asked every 2 to 30 seconds",
+        "Slurm itself is asked every 2 to 30 seconds, Kubernetes every 5",
     )
-    parser.add_argument("--backend", metavar="B", help="where to run: local or slurm")
+    parser.add_argument("--backend", metavar="B", help="where to run: local, slurm or kubernetes")
     parser.add_argument(
         "--n-workers",
         type=positive,
         metavar="N",
-        help="simulations at once (default: all CPUs); with the backend slurm, array elements",
+        help="simulations at once (default: all CPUs); with the backend slurm, array elements; "
+        "with kubernetes, pods (default: 4)",
     )
     add_file_argument(parser)
 
@@ -68,7 +69,10 @@ def _run(args: Namespace, console: Console) -> int:
         from airflow_ensemble.cli.slurm import running
 
         return (running.dry_run if args.dry_run else running.run)(ensemble, args, console)
-    _refuse_other_backends(backend)
+    if backend == "kubernetes":
+        from airflow_ensemble.cli.kubernetes import running as pods
+
+        return (pods.dry_run if args.dry_run else pods.run)(ensemble, args, console)
     processes = count_processes(ensemble)
     if args.dry_run:
         plan = plan_run(ensemble, args)
@@ -81,14 +85,6 @@ def _run(args: Namespace, console: Console) -> int:
     refuse_bad_start(ensemble, args.first)
     with open_control(ensemble, create=True) as control, stop_on_signals(console) as stop:
         return _BatchRun(control, console, args, processes, stop).run()
-
-
-def _refuse_other_backends(backend: str) -> None:
-    if backend != "local":
-        raise UsageError(
-            f"backend {backend!r} is not in this version: `ensemble run --backend local` runs on "
-            "this machine, `--backend slurm` on the cluster whose login node this is"
-        )
 
 
 def count_processes(ensemble: Ensemble) -> int:
@@ -188,13 +184,14 @@ def add_counts(counts: Sequence[Counts]) -> Counts:
 
 COMMAND = Command(
     name="run",
-    summary="Run every simulation that is missing: on this machine, or as array jobs of Slurm.",
+    summary="Run every simulation that is missing: here, in array jobs of Slurm, or in pods.",
     example="ensemble run --first 2\nensemble run --n-workers 8\n"
-    "ensemble run --backend slurm --wait",
+    "ensemble run --backend slurm --wait\nensemble run --backend kubernetes --wait",
     add_arguments=_add_arguments,
     run=_run,
     exit_codes={
-        0: "all complete (or no more failed than max_failed allows); slurm, no --wait: submitted",
+        0: "all complete (or no more failed than max_failed allows); slurm and kubernetes without "
+        "--wait: submitted",
         1: "some failed, or are left to another run",
         2: "wrong input, nothing was changed",
         3: "interrupted: repeat the command to go on",

@@ -15,6 +15,13 @@ from typing import TYPE_CHECKING, Any
 from airflow_ensemble.cli.command import Command, add_file_argument
 from airflow_ensemble.cli.console import Console
 from airflow_ensemble.cli.failures import FailureGroup, read_failures, render_failures
+from airflow_ensemble.cli.kubernetes.jobs import (
+    KubernetesView,
+    read_view,
+    render_view,
+    summarise_view,
+)
+from airflow_ensemble.cli.kubernetes.jobs import as_record as kubernetes_record
 from airflow_ensemble.cli.opening import file_option, load_ensemble
 from airflow_ensemble.cli.progress import Pace, make_progress
 from airflow_ensemble.cli.slurm.jobs import (
@@ -38,8 +45,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 #: Seconds between two looks of ``--watch``.
 WATCH_INTERVAL = 1.0
-#: The same while Slurm is asked each time, too.
-SLURM_WATCH_INTERVAL = 5.0
+#: The same while a cluster is asked each time, too.
+CLUSTER_WATCH_INTERVAL = 5.0
 #: The answer to Ctrl-C.
 STOPPING = "stopping to watch; once more to stop at once"
 COUNTED = ("total", "pending", "running", "complete", "empty", "failed")
@@ -57,6 +64,7 @@ class Report:
     :param failures: failed ones by reason.
     :param earlier: the counts of each earlier settings hash, newest first.
     :param slurm: Slurm's view of the open array jobs; None when there are none.
+    :param kubernetes: Kubernetes' view of the Jobs that it still knows; None when there are none.
     """
 
     key: EnsembleKey
@@ -67,6 +75,7 @@ class Report:
     failures: Sequence[FailureGroup] = ()
     earlier: Sequence[tuple[str, Counts]] = field(default_factory=tuple)
     slurm: SlurmView | None = None
+    kubernetes: KubernetesView | None = None
 
     @property
     def eta(self) -> float | None:
@@ -149,6 +158,7 @@ class _Source:
                 if other.settings_hash != self.key.settings_hash
             ],
             slurm=read_slurm_view(self.index, self.key),
+            kubernetes=read_view(self.control.ensemble) if self.control else None,
         )
 
     def write(self, report: Report) -> None:
@@ -206,13 +216,15 @@ def _watch(source: _Source, args: Namespace, console: Console) -> Report:
     with stop_on_signals(console, STOPPING) as stop, make_progress(console.quiet) as progress:
         while True:
             report = source.look(refresh=args.refresh or source.control is not None, pace=pace)
-            progress.remark = summarise_slurm_view(report.slurm)
+            views = (summarise_slurm_view(report.slurm), summarise_view(report.kubernetes))
+            progress.remark = " · ".join(filter(None, views))
             progress.update(report.counts)
             if args.write:
                 source.write(report)
             if not report.counts.unfinished:
                 return report
-            if stop.wait(SLURM_WATCH_INTERVAL if report.slurm else WATCH_INTERVAL):
+            asks = report.slurm or report.kubernetes
+            if stop.wait(CLUSTER_WATCH_INTERVAL if asks else WATCH_INTERVAL):
                 raise Interrupted("stopped watching; the simulations are not touched by that")
 
 
@@ -245,6 +257,7 @@ def as_record(report: Report) -> dict[str, Any]:
             for settings_hash, earlier in report.earlier
         ],
         "slurm": slurm_record(report.slurm),
+        "kubernetes": kubernetes_record(report.kubernetes),
     }
 
 
@@ -278,6 +291,8 @@ def render(report: Report, console: Console, file_option: str = "") -> str:
         parts.append(f"{format_rate(report.rate)}{eta}")
     if report.slurm is not None:
         parts.append(render_slurm_view(report.slurm))
+    if report.kubernetes is not None:
+        parts.append(render_view(report.kubernetes))
     failures = render_failures(report.failures, file_option)
     if failures:
         parts.append(failures)
