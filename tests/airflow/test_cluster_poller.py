@@ -14,14 +14,8 @@ from airflow_ensemble.engine.control import Control, Ledger
 from airflow_ensemble.slurm.errors import AccessRefused, SlurmUnavailable
 from airflow_ensemble.slurm.states import Phase, View
 from airflow_ensemble.slurm.watch import News, Watched
-from airflow_ensemble.triggers.cluster_poller import (
-    CEILING,
-    ClusterPoller,
-    LedgerAddress,
-    Pace,
-    Trouble,
-    poller_of,
-)
+from airflow_ensemble.triggers.cluster_poller import ClusterPoller, LedgerAddress, poller_of
+from airflow_ensemble.triggers.poll_thread import CEILING, Pace, Trouble
 from tests.airflow.fake_watch import (
     PENDING,
     FakeSettings,

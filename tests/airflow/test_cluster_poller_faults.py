@@ -12,7 +12,8 @@ import pytest
 from airflow_ensemble.hooks.slurm import SlurmSettings
 from airflow_ensemble.slurm.states import End
 from airflow_ensemble.slurm.watch import News, Watched
-from airflow_ensemble.triggers.cluster_poller import ClusterPoller, Trouble
+from airflow_ensemble.triggers.cluster_poller import ClusterPoller
+from airflow_ensemble.triggers.poll_thread import Trouble
 from tests.airflow.fake_watch import address_of
 from tests.services.slurm import SlurmCluster
 from tests.slurm.driving import Rig, open_gate, until, write_cluster_ensemble

@@ -24,7 +24,8 @@ from airflow.sdk.exceptions import (
 from airflow_ensemble.engine.control import Control
 from airflow_ensemble.engine.index.interface import Counts, JobInfo
 from airflow_ensemble.sensors import slurm_chunk
-from airflow_ensemble.sensors.slurm_chunk import BACKSTOP, SlurmChunkSensor
+from airflow_ensemble.sensors.deadline import BACKSTOP
+from airflow_ensemble.sensors.slurm_chunk import SlurmChunkSensor
 from airflow_ensemble.slurm.decision import Over
 from airflow_ensemble.slurm.settling import Settled
 from airflow_ensemble.slurm.states import End, Phase, View

@@ -16,7 +16,6 @@ from airflow.sdk.exceptions import (
     TaskDeferralError,
     TaskDeferralTimeout,
 )
-from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
 from airflow_ensemble.engine.batch import reopen_chunk
 from airflow_ensemble.engine.control import Control
@@ -31,6 +30,7 @@ from airflow_ensemble.operators.base import (
 from airflow_ensemble.operators.collect import name_offenders
 from airflow_ensemble.operators.run_chunk import failure_text
 from airflow_ensemble.operators.slurm_job_link import JOB_ID, LOG, SlurmJobLink, job_page
+from airflow_ensemble.sensors.deadline import begin_time, deadline_of, deferral_timeout
 from airflow_ensemble.slurm.batches import newest_element, resubmit
 from airflow_ensemble.slurm.cluster import Cluster
 from airflow_ensemble.slurm.decision import Over
@@ -39,11 +39,6 @@ from airflow_ensemble.slurm.states import End, Phase, View
 from airflow_ensemble.slurm.watch import ClusterWatch, Watched
 from airflow_ensemble.triggers.own_task import TERMINAL, state_of
 from airflow_ensemble.triggers.slurm_chunk import SlurmChunkTrigger
-
-#: Where a task keeps the end of its time for the try that it is in.
-DEADLINE = "slurm_deadline"
-#: Seconds for which Airflow waits for the trigger after the deadline that the trigger itself keeps.
-BACKSTOP = 60.0
 
 
 class SlurmChunkSensor(EnsembleOperator):
@@ -104,7 +99,7 @@ class SlurmChunkSensor(EnsembleOperator):
         self._begin(context)
         with airflow_errors(), self.open_on_cluster() as (control, cluster):
             self._restart_if_cleared(control, cluster, context)
-            self._set_deadline(context)
+            begin_time(context, self.execution_timeout)
             self._attend(control, cluster, context)
 
     def resume(self, context: Context, event: Mapping[str, Any]) -> None:
@@ -241,12 +236,11 @@ class SlurmChunkSensor(EnsembleOperator):
         if not self.deferrable:
             self._wait_here(control, cluster, context, watched)
             return
-        deadline = self._deadline(context)
+        deadline = deadline_of(context, self.execution_timeout)
         trigger = SlurmChunkTrigger.of(
             watched, control, conn_id=self.slurm_settings.conn_id, deadline=deadline
         )
-        left = None if deadline is None else max(0.0, deadline - time.time()) + BACKSTOP
-        self.defer(trigger=trigger, method_name="resume", timeout=left)
+        self.defer(trigger=trigger, method_name="resume", timeout=deferral_timeout(deadline))
 
     def _wait_here(
         self, control: Control, cluster: Cluster, context: Context, watched: Watched
@@ -254,7 +248,7 @@ class SlurmChunkSensor(EnsembleOperator):
         """Hold the worker's slot until the element is over."""
         assert self._stop is not None
         interval = self.slurm_settings.poll_interval
-        deadline = self._deadline(context) or float("inf")
+        deadline = deadline_of(context, self.execution_timeout) or float("inf")
         watch, last = ClusterWatch(cluster.client), ""
         while True:
             (news,) = watch.look([watched], lambda _: control).values()
@@ -283,22 +277,6 @@ class SlurmChunkSensor(EnsembleOperator):
             self.log.info("the end of the element's log:\n%s", tail)
 
     # --- the end of the task's time ---------------------------------------------------------------
-
-    def _set_deadline(self, context: Context) -> None:
-        """Let this try's time begin, unless it already has."""
-        if self.execution_timeout is None:
-            return
-        store, tries = context["task_state_store"], context["ti"].try_number
-        known = store.get(DEADLINE)
-        if not isinstance(known, dict) or known.get("try") != tries:
-            at = time.time() + self.execution_timeout.total_seconds()
-            store.set(DEADLINE, {"try": tries, "at": at}, retention=NEVER_EXPIRE)
-
-    def _deadline(self, context: Context) -> float | None:
-        if self.execution_timeout is None:
-            return None
-        known = context["task_state_store"].get(DEADLINE)
-        return float(str(known["at"])) if isinstance(known, dict) else None
 
     def _time_out(self, control: Control, cluster: Cluster) -> NoReturn:
         """Cancel the element and fail this try; the next one submits what is unfinished."""

@@ -1,16 +1,11 @@
 """One thread, one connection and one poll for everything that waits for one cluster.
 
-A triggerer's event loop must not be blocked, and a runner belongs to one thread: the poller's own
-thread connects, polls, reads results and opens output indexes. Whoever waits is told by callback,
-which is called in that thread. The thread begins with the first that waits and ends some time after
-the last.
+The thread connects, polls, reads results and opens output indexes.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,15 +23,10 @@ from airflow_ensemble.slurm.cluster import Cluster
 from airflow_ensemble.slurm.errors import AccessRefused
 from airflow_ensemble.slurm.remote_root import open_output
 from airflow_ensemble.slurm.watch import ClusterWatch, News, Watched
+from airflow_ensemble.triggers.poll_thread import LINGER, Pace, PollThread, Trouble
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two polls, at most, while the cluster answers.
-CEILING = 60.0
-#: Seconds between two tries while the cluster does not answer, at most.
-OUTAGE_CEILING = 120.0
-#: Seconds that a connection is kept when nothing waits any more.
-LINGER = 60.0
 #: Seconds for which a cancellation that does not get through is tried again.
 CANCEL_PATIENCE = 900.0
 
@@ -55,20 +45,6 @@ class LedgerAddress:
     ensemble: str
     settings_hash: str
     output: str
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """Something keeps the poller from saying more.
-
-    :param text: what, for the task's log.
-    :param refused: whether the cluster does not let us in: the connection may have been changed.
-    :param error: set when waiting on is of no use.
-    """
-
-    text: str
-    refused: bool = False
-    error: BaseException | None = None
 
 
 Listener = Callable[["News | Trouble"], None]
@@ -92,38 +68,7 @@ class Watch(Protocol):
         """Return what is new of each element."""
 
 
-class Pace:
-    """Seconds until the next poll: soon while things change, seldom while nothing does.
-
-    :param floor: between two polls, at least.
-    :param ceiling: at most, while the cluster answers.
-    """
-
-    def __init__(self, floor: float, ceiling: float = CEILING) -> None:
-        self.floor = floor
-        self._ceiling = max(floor, ceiling)
-        self._interval = floor
-
-    def quicken(self) -> float:
-        """Something has changed."""
-        self._interval = self.floor
-        return self._jittered()
-
-    def slacken(self) -> float:
-        """Nothing has changed."""
-        self._interval = min(self._interval * 1.5, self._ceiling)
-        return self._jittered()
-
-    def back_off(self) -> float:
-        """The cluster did not answer."""
-        self._interval = min(self._interval * 2, max(self.floor, OUTAGE_CEILING))
-        return self._jittered()
-
-    def _jittered(self) -> float:
-        return self._interval * random.uniform(1.0, 1.2)
-
-
-class ClusterPoller:
+class ClusterPoller(PollThread[Subscription]):
     """Polls one cluster for all who wait for it in this process.
 
     :param settings: what the connection to the cluster says.
@@ -138,16 +83,10 @@ class ClusterPoller:
         watch: Callable[[Cluster], Watch] = lambda cluster: ClusterWatch(cluster.client),
         linger: float = LINGER,
     ) -> None:
+        super().__init__(f"poll {settings.conn_id}", Pace(settings.poll_interval), linger)
         self._settings = settings
         self._make_watch = watch
-        self._linger = linger
-        self._changed = threading.Condition()
-        self._subscriptions: dict[int, Subscription] = {}
-        self._last_number = 0
         self._cancellations: dict[str, float] = {}
-        self._pace = Pace(settings.poll_interval)
-        self._due = 0.0
-        self._thread: threading.Thread | None = None
 
     def use(self, settings: SlurmSettings) -> None:
         """Take what the connection says now: with the next poll, another login is used."""
@@ -155,7 +94,7 @@ class ClusterPoller:
             if settings != self._settings:
                 self._settings = settings
                 self._pace = Pace(settings.poll_interval)
-                self._due = min(self._due, time.monotonic() + self._pace.quicken())
+                self._hasten(self._pace.quicken())
                 self._changed.notify()
 
     @contextmanager
@@ -166,19 +105,8 @@ class ClusterPoller:
 
         :param listener: called in the poller's thread after each poll.
         """
-        with self._changed:
-            self._last_number += 1
-            number = self._last_number
-            soon = time.monotonic() + self._pace.quicken()
-            self._due = min(self._due, soon) if self._subscriptions else soon
-            self._subscriptions[number] = Subscription(watched, address, listener)
-            self._work_on()
-        try:
+        with self.subscribed(Subscription(watched, address, listener)):
             yield
-        finally:
-            with self._changed:
-                del self._subscriptions[number]
-                self._changed.notify()
 
     def cancel(self, element: str) -> None:
         """Cancel an element soon, in one command with others, until the cluster has taken it.
@@ -187,16 +115,8 @@ class ClusterPoller:
         """
         with self._changed:
             self._cancellations.setdefault(element, time.monotonic() + CANCEL_PATIENCE)
-            self._due = min(self._due, time.monotonic())
+            self._hasten()
             self._work_on()
-
-    def _work_on(self) -> None:
-        self._changed.notify()
-        if self._thread is None:
-            self._thread = threading.Thread(
-                target=self._work, name=f"poll {self._settings.conn_id}", daemon=True
-            )
-            self._thread.start()
 
     # --- in the thread ----------------------------------------------------------------------------
 
@@ -211,28 +131,13 @@ class ClusterPoller:
         finally:
             desk.close()
 
-    def _wait_until_due(self) -> bool:
-        """Wait for the next poll; return whether there is one, else the thread is to end."""
-        idle_since = time.monotonic()
-        with self._changed:
-            while True:
-                now = time.monotonic()
-                if self._subscriptions or self._cancellations:
-                    idle_since = now
-                    if now >= self._due:
-                        return True
-                    self._changed.wait(self._due - now)
-                elif now - idle_since >= self._linger:
-                    self._thread = None
-                    return False
-                else:
-                    self._changed.wait(self._linger - (now - idle_since))
+    def _is_needed(self) -> bool:
+        return bool(self._subscriptions or self._cancellations)
 
     def _turn(self, desk: _Desk) -> None:
         with self._changed:
-            subscriptions = list(self._subscriptions.values())
+            subscriptions = self._begin_turn()
             cancellations = dict(self._cancellations)
-            self._due = math.inf  # whoever comes during this turn makes it sooner
         try:
             self._send_cancellations(desk, cancellations)
             pause = self._poll(desk, subscriptions)
@@ -248,8 +153,7 @@ class ClusterPoller:
             log.exception("polling %s failed", self._settings.conn_id)
             _tell(subscriptions, Trouble(f"polling failed: {error!r}", error=error))
             pause = self._pace.back_off()
-        with self._changed:
-            self._due = min(self._due, time.monotonic() + pause)
+        self._end_turn(pause)
 
     def _send_cancellations(self, desk: _Desk, cancellations: dict[str, float]) -> None:
         if not cancellations:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -17,10 +16,10 @@ from airflow_ensemble.slurm.watch import News, Watched
 from airflow_ensemble.triggers.cluster_poller import (
     ClusterPoller,
     LedgerAddress,
-    Trouble,
     poller_of,
 )
 from airflow_ensemble.triggers.own_task import act_if_ended, await_first_event
+from airflow_ensemble.triggers.poll_thread import Trouble, passer
 
 
 class SlurmChunkTrigger(BaseTrigger):
@@ -108,7 +107,7 @@ class SlurmChunkTrigger(BaseTrigger):
         )
         heard: asyncio.Queue[News | Trouble] = asyncio.Queue()
         watched = Watched.from_dict(self.watched)
-        with poller.watching(watched, address, _passer(asyncio.get_running_loop(), heard)):
+        with poller.watching(watched, address, passer(asyncio.get_running_loop(), heard)):
             event = await self._await_end(heard)
         await await_first_event(self.deferred_at, started)
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]
@@ -152,15 +151,3 @@ class SlurmChunkTrigger(BaseTrigger):
         if watched.job.job_id is not None:
             self.log.info("the task is %s: cancelling element %s", state, watched.id)
             (await self._poller()).cancel(watched.id)
-
-
-def _passer(
-    loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[News | Trouble]
-) -> Callable[[News | Trouble], None]:
-    """Return what passes news from the poller's thread to the event loop."""
-
-    def tell(news: News | Trouble) -> None:
-        with suppress(RuntimeError):  # the loop ends before the thread does
-            loop.call_soon_threadsafe(queue.put_nowait, news)
-
-    return tell
