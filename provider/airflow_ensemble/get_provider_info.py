@@ -19,13 +19,15 @@ def get_provider_info() -> dict[str, object]:
         "operators": _modules(
             "operators.collect",
             "operators.dispatch",
+            "operators.plan_workers",
+            "operators.pull_worker",
             "operators.register",
             "operators.run_chunk",
             "operators.slurm_collect",
             "operators.slurm_submit",
         ),
-        "sensors": _modules("sensors.slurm_chunk"),
-        "triggers": _modules("triggers.slurm_chunk"),
+        "sensors": _modules("sensors.drained", "sensors.slurm_chunk"),
+        "triggers": _modules("triggers.drained", "triggers.pull_worker", "triggers.slurm_chunk"),
         "extra-links": ["airflow_ensemble.operators.slurm_job_link.SlurmJobLink"],
     }
 

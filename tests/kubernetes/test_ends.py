@@ -14,7 +14,9 @@ from airflow_ensemble.kubernetes.ends import (
     MEANINGS,
     PodEnd,
     how_ended,
+    how_stopped,
     how_vanished,
+    is_over,
     why_waiting,
 )
 
@@ -122,6 +124,20 @@ def test_a_pod_that_has_vanished_is_judged_by_what_was_seen_last() -> None:
     assert how_vanished(preempted).reason is Reason.PREEMPTED
     assert how_vanished(pod("Failed", ended(137))).exit_code == 137
     assert how_vanished(pod("Succeeded", ended(0))).reason is None
+
+
+def test_a_worker_is_over_before_its_sidecars_are() -> None:
+    assert is_over(pod("Running", ended(0)))
+    assert is_over({"status": {"phase": "Failed"}})
+    assert not is_over(pod("Running", {"running": {}}))
+    assert not is_over(pod("Pending"))
+
+
+def test_a_pod_that_we_delete_ends_as_we_say_unless_it_never_ran() -> None:
+    running = how_stopped(pod("Running", {"running": {}}), Reason.TIME_LIMIT, "too late")
+    assert running == PodEnd(Reason.TIME_LIMIT, "too late")
+    waiting = pod("Pending", {"waiting": {"reason": "ErrImagePull"}})
+    assert how_stopped(waiting, Reason.TIME_LIMIT, "too late").detail == "never ran: ErrImagePull"
 
 
 def test_what_keeps_a_pod_from_starting() -> None:

@@ -68,7 +68,7 @@ def how_ended(pod: Mapping[str, Any], container: str = CONTAINER) -> PodEnd:
     :param pod: as it was seen last.
     :param container: name of the container that runs the worker.
     """
-    terminated = _state(pod, container, "terminated")
+    terminated = _state(pod, container, "terminated") or {}
     exit_code = terminated.get("exitCode")
     if exit_code == 0 or _status(pod).get("phase") == "Succeeded":
         return PodEnd(None, "ended well", 0)
@@ -80,6 +80,32 @@ def how_ended(pod: Mapping[str, Any], container: str = CONTAINER) -> PodEnd:
         text = f"exit code {exit_code}"
         return PodEnd(Reason.LOST, _detail(text, meaning, _node(pod)), exit_code)
     return PodEnd(Reason.LOST, _why_never_ran(pod, container))
+
+
+def is_over(pod: Mapping[str, Any], container: str = CONTAINER) -> bool:
+    """Return whether the worker of a pod runs no more, and never will.
+
+    :param pod: as the API server's JSON has it.
+    :param container: name of the container that runs the worker.
+    """
+    if _status(pod).get("phase") in ("Succeeded", "Failed"):
+        return True
+    return _state(pod, container, "terminated") is not None
+
+
+def how_stopped(
+    pod: Mapping[str, Any], reason: Reason, detail: str, container: str = CONTAINER
+) -> PodEnd:
+    """Return how a pod ends that we delete.
+
+    :param pod: as it was before.
+    :param reason: what simulations are charged with that its worker leaves running all the same.
+    :param detail: why we do so, one line for people.
+    :param container: name of the container that runs the worker.
+    """
+    if _state(pod, container, "running") is not None:
+        return PodEnd(reason, detail)
+    return how_ended(pod, container)
 
 
 def how_vanished(last_seen: Mapping[str, Any] | None, container: str = CONTAINER) -> PodEnd:
@@ -122,7 +148,7 @@ def _words(
 
 
 def _why_never_ran(pod: Mapping[str, Any], container: str) -> str:
-    if _state(pod, container, "running"):
+    if _state(pod, container, "running") is not None:
         return _detail("it was still running when it was last seen", None, _node(pod))
     status = _status(pod)
     if status.get("reason"):
@@ -143,12 +169,13 @@ def _container_statuses(pod: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         yield from _status(pod).get(kind) or ()
 
 
-def _state(pod: Mapping[str, Any], container: str, name: str) -> Mapping[str, Any]:
-    """Return one of a container's states; empty when it is in another."""
+def _state(pod: Mapping[str, Any], container: str, name: str) -> Mapping[str, Any] | None:
+    """Return one of a container's states; None when it is in another."""
     for status in _status(pod).get("containerStatuses") or ():
         if status.get("name") == container:
-            return (status.get("state") or {}).get(name) or {}
-    return {}
+            state: Mapping[str, Any] | None = (status.get("state") or {}).get(name)
+            return state
+    return None
 
 
 def _detail(word: str, message: str | None, node: str | None = None) -> str:

@@ -73,7 +73,7 @@ class EnsembleOperator(BaseOperator):
         return Path(self.dag.folder if self.dag else "", self.ensemble)
 
     @property
-    def hook(self) -> EnsembleHook:
+    def ensemble_hook(self) -> EnsembleHook:
         """Return the hook that opens this task's ensemble."""
         if isinstance(self.overrides, str) and self.overrides:
             raise AirflowFailException(
@@ -92,7 +92,7 @@ class EnsembleOperator(BaseOperator):
         :param create: make the index where there is none: only a registration does.
         """
         if self.slurm_conn_id is None:
-            with self.hook.open(create=create) as control:
+            with self.ensemble_hook.open(create=create) as control:
                 yield control
         else:
             with self.open_on_cluster(create=create) as (control, _):
@@ -105,7 +105,10 @@ class EnsembleOperator(BaseOperator):
         The cluster is connected when it is first used, and not at all when it is not.
         """
         cluster = self.slurm_settings.cluster()
-        with cluster.client.runner, self.hook.open(create=create, cluster=cluster) as control:
+        with (
+            cluster.client.runner,
+            self.ensemble_hook.open(create=create, cluster=cluster) as control,
+        ):
             yield control, cluster
 
     @cached_property
@@ -116,7 +119,7 @@ class EnsembleOperator(BaseOperator):
     @property
     def command_arguments(self) -> str:
         """Return the arguments with which ``ensemble`` finds what this task works on."""
-        return command_arguments(self.ensemble_path, self.hook.overrides)
+        return command_arguments(self.ensemble_path, self.ensemble_hook.overrides)
 
 
 def command_arguments(file: Path, overrides: Mapping[str, Any]) -> str:

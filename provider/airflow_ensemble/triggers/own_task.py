@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
@@ -42,6 +42,18 @@ def state_of(task: Any) -> str | None:
     )
     key = f"{task.task_id}_{task.map_index}" if task.map_index >= 0 else task.task_id
     return (states.get(task.run_id) or {}).get(key)
+
+
+def states_of(task: Any, others: Sequence[str]) -> list[str | None]:
+    """Return the states of other tasks of the same run, mapped ones with one for each instance.
+
+    :param task: the task instance of a context, or of a trigger.
+    :param others: their ids.
+    """
+    states = RuntimeTaskInstance.get_task_states(
+        dag_id=task.dag_id, task_ids=list(others), run_ids=[task.run_id]
+    )
+    return list((states.get(task.run_id) or {}).values())
 
 
 async def act_if_ended(task: Any, act: Callable[[str], Awaitable[None]]) -> None:
