@@ -178,6 +178,9 @@ class LocalAirflow:
             "AIRFLOW__API_AUTH__JWT_SECRET": str(secret["secret"]),
             # The default of 5 s is not enough on a busy machine.
             "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
+            # A DAG with pods imports the Kubernetes client: seconds, on a busy machine many.
+            "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "240",
+            "AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "300",
             "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5" if self.dsn is None else "0.1",
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from airflow.sdk import DAG
 
     from tests.airflow.live import Live
+    from tests.services.kubernetes import Cluster
     from tests.services.postgres import PostgresServer
+    from tests.services.s3 import S3Server
     from tests.services.slurm import SlurmCluster
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,6 +36,13 @@ os.environ.update(
     AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{_HOME}/airflow.db?timeout=60",
 )
 sys.path.insert(0, str(ROOT / "scripts"))
+
+
+#: What tests run in the real Airflow without more ado.
+DAGS = (
+    *("footprints", "cheap", "on_slurm", "in_a_hurry"),
+    *("on_kubernetes", "pods_in_a_hurry", "no_second_pod"),
+)
 
 
 @pytest.fixture(scope="session")
@@ -64,13 +73,17 @@ def run_dag(airflow_db: None) -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def airflow(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer) -> Iterator[Live]:
+def airflow(
+    tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer, s3_process: S3Server
+) -> Iterator[Live]:
     """A real Airflow on PostgreSQL, with this checkout's DAGs and the tests' own."""
     from local_airflow import LocalAirflow
 
     from tests.airflow.live import Live
+    from tests.services.s3 import CREDENTIALS
 
     folder = tmp_path_factory.mktemp("airflow")
+    shared = tmp_path_factory.mktemp("shared")
     dags = shutil.copytree(ROOT / "dags", folder / "dags")
     shutil.copytree(HERE / "dags", dags, dirs_exist_ok=True)
     dsn = postgres.new_database().replace("postgresql://", "postgresql+psycopg2://")
@@ -79,13 +92,16 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer) 
         "ENSEMBLE_SCHEDULE": "",
         "XDG_CACHE_HOME": str(folder / "cache"),
         "AIRFLOW_CONN_ENSEMBLE_INDEX": postgres.new_database(),
+        "ENSEMBLE_TEST_SHARED": str(shared),
+        **CREDENTIALS,
+        "AWS_ENDPOINT_URL": s3_process.endpoint,
     }
     local = LocalAirflow(folder / "home", dags, dsn=dsn, environment=environment, parallelism=6)
     with local, local.client() as client:
-        for dag in ("footprints", "cheap", "on_slurm", "in_a_hurry"):
+        for dag in DAGS:
             client.await_dag(dag)
             client.unpause(dag)
-        yield Live(local, client, folder / "results")
+        yield Live(local, client, folder / "results", shared)
 
 
 @pytest.fixture(scope="session")
@@ -96,3 +112,13 @@ def hpc(airflow: Live, slurm: SlurmCluster) -> SlurmCluster:
     airflow.client.call("POST", "/connections", json={"connection_id": "hpc", **connection})
     slurm.reset()
     return slurm
+
+
+@pytest.fixture(scope="session")
+def cluster(airflow: Live, kubernetes: Cluster) -> Cluster:
+    """A place for pods, which the real Airflow reaches by its connection ``cluster``."""
+    connection = json.loads(kubernetes.airflow_connection())
+    connection["extra"] = json.dumps(connection["extra"])
+    airflow.client.call("POST", "/connections", json={"connection_id": "cluster", **connection})
+    kubernetes.shared(airflow.shared)
+    return kubernetes

@@ -21,11 +21,18 @@ class Live:
     :param local: its processes.
     :param client: logged in.
     :param results: where the DAG ``footprints`` puts what it makes.
+    :param shared: a folder that pods see at the same path.
     """
 
     local: LocalAirflow
     client: Client
     results: Path
+    shared: Path
+
+    @property
+    def index_dsn(self) -> str:
+        """Return the address behind the connection ``ensemble_index``."""
+        return self.local.environment["AIRFLOW_CONN_ENSEMBLE_INDEX"]
 
     def run(self, ensemble: Path, timeout: float = 120, **conf: Any) -> Run:
         """Run a test ensemble through the DAG ``cheap`` to its end."""
