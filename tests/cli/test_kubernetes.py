@@ -102,6 +102,12 @@ def test_wrong_options(tmp_path: Path, cli: Cli, arguments: list[str], message: 
     assert message in ended.err
 
 
+def test_pystilt_fault_16_no_path_of_this_side_reaches_the_pods(tmp_path: Path, cli: Cli) -> None:
+    ended = cli("manifests", "--kind=all", for_pods(tmp_path))
+    assert str(tmp_path) not in ended.out
+    assert str(Path.home()) not in ended.out
+
+
 # --- what pods cannot reach -----------------------------------------------------------------------
 
 

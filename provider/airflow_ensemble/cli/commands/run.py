@@ -57,7 +57,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
         type=positive,
         metavar="N",
         help="simulations at once (default: all CPUs); with the backend slurm, array elements; "
-        "with kubernetes, pods (default: 4)",
+        "with kubernetes, pods (default: 1)",
     )
     add_file_argument(parser)
 

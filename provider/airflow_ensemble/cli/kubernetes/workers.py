@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from airflow_ensemble.engine.ensemble import Ensemble
     from airflow_ensemble.kubernetes.manifests import Workers
 
-#: Pods where the ensemble file says no number.
-N_WORKERS = 4
+#: Pods where the ensemble file says no number, as in a DAG.
+N_WORKERS = 1
 
 
 def make_workers(
