@@ -268,11 +268,12 @@ def test_worker_that_refuses_ends_the_waiting(place: Place, cli: Cli) -> None:
     open_index(elsewhere, create=True).close()
     file = place.write(rows(2), n_workers=1, index_secret=place.cluster.index_secret(elsewhere))
 
-    ended = cli("run", file)
+    ended = cli("run", "--wait", "--poll=0.5", file)
 
-    assert ended.code == 0
-    shown = await_true(lambda: "exit code 2: the worker refused" in cli("status", file).out)
-    assert shown
+    assert ended.code == 2
+    assert "refuse to work" in ended.err
+    assert "the output index has no ensemble 'tests'" in ended.err
+    assert jobs_of(place.cluster) == []
 
 
 @pytest.mark.parametrize("command", ["run", "check"])

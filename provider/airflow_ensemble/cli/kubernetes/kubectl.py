@@ -87,6 +87,14 @@ class Kubectl:
         """
         return list(json.loads(self._run(["get", kind, "-l", selector, "-o", "json"]))["items"])
 
+    def last_words(self, pod: str) -> str:
+        """Return the last line that a pod printed, as far as it can be had."""
+        try:
+            said = self._run(["logs", pod, "--tail=1"])
+        except KubernetesError as error:
+            return str(error)
+        return " ".join(said.split()) or "it said nothing"
+
     def delete_job(self, name: str) -> None:
         """Delete a Job and, in the background, its pods; one that is gone already is fine."""
         options = ["--cascade=background", "--wait=false", "--ignore-not-found"]

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow_ensemble.cli.kubernetes.errors import Refused, Unreachable
 from airflow_ensemble.cli.kubernetes.jobs import JobView, KubernetesView, count_words
@@ -32,6 +32,8 @@ BROKEN = (
     *("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"),
     *("CreateContainerConfigError", "CreateContainerError", "RunContainerError"),
 )
+#: Exit code of a worker that cannot work at all.
+REFUSED = 2
 #: What the waiting ends with when it is asked to stop.
 DETACHED = "detached: the pods go on without this command"
 
@@ -68,7 +70,7 @@ class DrainWait:
         """Wait for the end.
 
         :raises JobEnded: when no Job and no other worker is left, naming why pods ended.
-        :raises Refused: when no pod can start; its Job is deleted then.
+        :raises Refused: when no pod can start, or all refuse to work; their Job is deleted then.
         :raises Interrupted: when asked to stop; the pods go on.
         """
         while True:
@@ -98,6 +100,7 @@ class DrainWait:
         live = [job for job in jobs if job.end is None]
         self.progress.remark = summarise(KubernetesView(live))
         for job in live:
+            self._give_up_refused(job)
             self._give_up_stuck(job)
         if not live and not self.control.index.workers(self.control.key):
             self._refuse_leftovers(jobs)
@@ -108,7 +111,7 @@ class DrainWait:
 
         for pod in job.pods:
             name = pod["metadata"]["name"]
-            if name in self._seen or (pod.get("status") or {}).get("phase") != "Failed":
+            if name in self._seen or not _has_failed(pod):
                 continue
             self._seen.add(name)
             end = how_ended(pod)
@@ -126,16 +129,30 @@ class DrainWait:
                 "worker is there to run them: mend what ended the pods, and repeat the command"
             )
 
+    def _give_up_refused(self, job: JobView) -> None:
+        """End a Job whose workers all refuse to work: one more pod would refuse, too."""
+        from airflow_ensemble.kubernetes.ends import how_ended
+
+        ends = [how_ended(pod).exit_code for pod in job.pods if _has_failed(pod)]
+        if not job.pods or len(ends) < len(job.pods) or set(ends) != {REFUSED}:
+            return
+        words = self.kubectl.last_words(job.pods[-1]["metadata"]["name"])
+        self._delete(job, f"the workers of job {job.name} refuse to work: {words}")
+
+    def _delete(self, job: JobView, why: str) -> NoReturn:
+        self.kubectl.delete_job(job.name)
+        raise Refused(f"{why}; the job was deleted: mend that, and repeat the command")
+
     def _give_up_stuck(self, job: JobView) -> None:
         since = self._stuck.setdefault(job.name, time.monotonic())
         if not job.pods or not all(map(_is_broken, job.pods)):
             self._stuck[job.name] = time.monotonic()
         elif time.monotonic() - since >= STUCK_LIMIT:
-            self.kubectl.delete_job(job.name)
-            raise Refused(
-                f"no pod of job {job.name} can start: {count_words(job.reasons)}; the job was "
-                "deleted: mend that below execution.kubernetes, and repeat the command"
-            )
+            self._delete(job, f"no pod of job {job.name} can start: {count_words(job.reasons)}")
+
+
+def _has_failed(pod: Mapping[str, Any]) -> bool:
+    return (pod.get("status") or {}).get("phase") == "Failed"
 
 
 def _is_broken(pod: Mapping[str, Any]) -> bool:
