@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 from datetime import date, datetime, timezone
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -109,12 +111,24 @@ def test_a_wrong_field_is_refused_by_the_form(airflow: Live) -> None:
 def test_a_scheduled_run_computes_the_day_before_it(
     wanted: str | None, run_type: str, expected: date | None
 ) -> None:
-    import importlib.util
+    scheduled = datetime(2026, 6, 2, 3, tzinfo=timezone.utc)
+    assert load_receptor_days().choose_day(wanted, run_type, scheduled) == expected
 
+
+@pytest.mark.parametrize(
+    ("variable", "index"), [("", None), ("ensemble_index", "conn:ensemble_index")]
+)
+def test_the_environment_may_name_a_database_for_the_index(
+    variable: str, index: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENSEMBLE_INDEX_CONN", variable)
+    assert load_receptor_days().OVERRIDES["index"] == index
+
+
+def load_receptor_days() -> ModuleType:
     spec = importlib.util.spec_from_file_location("days", ROOT / "dags/receptor_days.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    scheduled = datetime(2026, 6, 2, 3, tzinfo=timezone.utc)
-    assert module.choose_day(wanted, run_type, scheduled) == expected
+    return module
