@@ -5,7 +5,7 @@ STAMPS := .venv/stamps
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui test test-faults bench docs lint wheel clean
+.PHONY: help demo ui stack stack-check test test-faults test-stack bench docs lint wheel clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | \
@@ -20,13 +20,23 @@ demo: $(STAMPS)/run  ## compute real footprints with Airflow on this machine, th
 ui: $(STAMPS)/run  ## the same Airflow, left up until Ctrl-C; prints its address and login
 	@$(BIN)/python scripts/demo.py --ui
 
-test: $(STAMPS)/test  ## every check and test but the full fault matrix
+stack:  ## check, then Airflow, PostgreSQL, Slurm and S3 in containers; prints the login
+	@$(PYTHON) scripts/stack.py
+
+stack-check:  ## say what is in the way of the stack
+	@$(PYTHON) scripts/stack.py --check
+
+test: $(STAMPS)/test  ## every check and test but the fault matrix and the stack
 	@scripts/install_services.sh
-	@$(BIN)/python -m pytest -m "not faults"
+	@$(BIN)/python -m pytest -m "not faults and not stack"
 
 test-faults: $(STAMPS)/test  ## the full fault matrix
 	@scripts/install_services.sh
 	@$(BIN)/python -m pytest -m faults
+
+test-stack: $(STAMPS)/test  ## the stack of containers: its DAGs, and what kills do to them
+	@AIRFLOW_PORT=0 POSTGRES_PORT=0 S3_PORT=0 $(PYTHON) scripts/stack.py --check
+	@$(BIN)/python -m pytest -m stack tests/stack
 
 lint: $(STAMPS)/test  ## ruff, mypy and the import contracts alone
 	@$(BIN)/ruff check .
