@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from airflow_ensemble.engine.pool import process_tree
 from airflow_ensemble.engine.pool.process import Process
 from airflow_ensemble.engine.pool.scratch import Scratch
 from airflow_ensemble.engine.pool.warden_link import WardenLink
@@ -116,6 +117,11 @@ class Crew:
         """Close a dead process's pipes and discard its folder."""
         process.close()
         self._scratch.discard(process.number)
+
+    def reap(self) -> None:
+        """Take leave of what a container's first process was handed, if this is it."""
+        if os.getpid() == 1:
+            process_tree.reap_strangers(self._warden.pid)
 
     def close(self) -> None:
         """Kill all, and remove the scratch directory."""

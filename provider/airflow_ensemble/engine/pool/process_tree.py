@@ -62,6 +62,19 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def reap_strangers(own: int) -> None:
+    """Take leave of ended children that this process did not start.
+
+    The first process of a container is handed every orphan in it.
+
+    :param own: the one child that is waited for elsewhere.
+    """
+    for child in children(os.getpid()):
+        if child != own:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(child, os.WNOHANG)
+
+
 def kill_tree(pid: int) -> None:
     """Kill a process and everything below it, so that nothing is forked meanwhile."""
     _send(pid, signal.SIGSTOP)

@@ -213,6 +213,7 @@ class Processes:
     # --- what runs --------------------------------------------------------------------------------
 
     def _look_after(self) -> None:
+        self._crew.reap()
         if self._doomed:
             self._end_doomed()
         for process, (reason, detail) in self._limits.broken(self._crew):

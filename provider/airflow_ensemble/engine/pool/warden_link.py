@@ -37,6 +37,11 @@ class WardenLink:
         if scratch is not None:
             self._ask({"scratch": str(scratch)})
 
+    @property
+    def pid(self) -> int:
+        """Return the warden's process id."""
+        return self._process.pid
+
     def fileno(self) -> int:
         """Return the descriptor on which it reports."""
         return self._socket.fileno()
