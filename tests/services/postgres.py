@@ -11,13 +11,13 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
 import pytest
 
-from tests.services.daemons import pods_host
+from tests.services.daemons import descendants, pods_host
 
 INSTALL_HINT = (
     "PostgreSQL's server binaries (initdb, postgres) were not found: install them, for example "
@@ -37,15 +37,16 @@ class PostgresServer:
     """A running server.
 
     :param durable: keep fsync on, as for benchmarks.
+    :param settings: the server's own, such as ``max_connections``.
     """
 
-    def __init__(self, *, durable: bool = False) -> None:
+    def __init__(self, *, durable: bool = False, settings: Mapping[str, str] | None = None) -> None:
         self._bin = find_binaries()
         self._root = Path(tempfile.mkdtemp(prefix="ensemble-pg-"))
         self._data = self._root / "data"
         self._user = _unprivileged_user()
         self._process: subprocess.Popen[bytes] | None = None
-        self._settings = {**_SETTINGS, **({} if durable else _NOT_DURABLE)}
+        self._settings = {**_SETTINGS, **({} if durable else _NOT_DURABLE), **(settings or {})}
         self.port = _free_port()
         if self._user:
             account = pwd.getpwnam(self._user)
@@ -81,6 +82,25 @@ class PostgresServer:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+    @property
+    def is_stopped(self) -> bool:
+        return self._process is None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "the server does not run"
+        return self._process.pid
+
+    def pause(self) -> None:
+        """Freeze it: connections are neither answered nor broken."""
+        for process in (self.pid, *descendants(self.pid)):
+            os.kill(process, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a frozen one go on."""
+        for process in (self.pid, *descendants(self.pid)):
+            os.kill(process, signal.SIGCONT)
 
     def dsn(self, database: str = "postgres", *, password: str = PASSWORD) -> str:
         """Return the address of a database."""

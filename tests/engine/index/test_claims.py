@@ -175,6 +175,33 @@ def test_dismissing_fails_for_good_what_has_no_try_left(index: OutputIndex) -> N
     assert (info.status, info.reason, info.tries) == (Status.FAILED, Reason.OUT_OF_MEMORY, 2)
 
 
+@pytest.mark.parametrize("is_told", [False, True])
+def test_of_a_worker_that_ran_nothing_the_first_is_suspect(
+    index: OutputIndex, is_told: bool
+) -> None:
+    """It may have killed the worker before that could say so, and would do it for ever."""
+    key = index.define(limited(2))
+    table = [*sims("a", "b"), *sims("poison", priority=5)]
+    index.register(key, table, batch_key="b")
+    for number in range(2):
+        index.enlist(key, f"w{number}", "pod")
+        claimed = index.claim(f"w{number}", 3)
+        assert ids_of(claimed)[0 if not number else -1] == "poison"
+        if number:  # others come first now, and are done before it is begun
+            index.record(key, [finished(one) for one in claimed[:-1]], worker="w1")
+        assert isinstance(index, DatabaseIndex)
+        index._database.transact(lambda s: s.execute("UPDATE workers SET expires = 0", {}))
+        taken = index.dismiss("pod", Reason.LOST, "killed") if is_told else index.expire()
+        assert taken == 3 - 2 * number
+    info = {i.simulation.id: (i.status, i.tries) for i in index.simulations(key)}
+    assert info == {
+        "a": (Status.COMPLETE, 0),
+        "b": (Status.COMPLETE, 0),
+        "poison": (Status.FAILED, 2),
+    }
+    assert [a.reason for a in index.attempts(key, "poison")] == [Reason.LOST] * 2
+
+
 def test_dismissals_and_claims_at_once_lose_nothing(location: str, index: OutputIndex) -> None:
     key = index.define(recipe())
     index.register(key, sims(*range(300)), batch_key="b")

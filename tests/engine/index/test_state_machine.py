@@ -182,6 +182,9 @@ class Ensemble(RuleBasedStateMachine):
         running = [info for info in held if info.status is Status.RUNNING]
         assert self.index.dismiss(f"host of {worker}", reason, "it has ended") == len(held)
         self.check_charges(running, reason, given_back=True)
+        after = [self.info(info.simulation.id) for info in held if not running]
+        charged = [info for info in after if info.reason is reason]
+        assert len(charged) == (1 if after else 0), "of what never ran the first is suspect"
         with pytest.raises(Fenced):
             self.index.renew(worker)
 

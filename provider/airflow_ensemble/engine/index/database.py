@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
+from airflow_ensemble.engine.bell import wait_readable
 from airflow_ensemble.engine.errors import IndexMismatch, IndexMissing
 from airflow_ensemble.engine.index.statements import Statements
 
@@ -44,6 +45,10 @@ class Session(ABC):
         """Run a statement and return how many rows it changed."""
         return self.execute(self.statements.text(name, scope), parameters)[1]
 
+    def announce(self, ensemble: int) -> None:
+        """Have whoever waits for news of an ensemble look, once this transaction is through."""
+        self.rows("announce", ensemble=ensemble)
+
     def script(self, name: str) -> None:
         """Run the statements of a script."""
         for text in self.statements.script(name):
@@ -73,6 +78,18 @@ class Database(ABC):
     @abstractmethod
     def load(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> int:
         """Load rows into a temporary table of this connection, in batches; return their number."""
+
+    def await_news(self, ensemble: int, seconds: float, wake: int) -> bool:
+        """Wait until somebody announces an ensemble, ``wake`` can be read or the time is over.
+
+        :return: whether to look; a database that cannot tell has no news.
+        """
+        wait_readable([wake], seconds)
+        return False
+
+    @abstractmethod
+    def hurry(self, patience: float) -> None:
+        """Give a database that is out of reach up after so many seconds, calls under way too."""
 
     @abstractmethod
     def close(self) -> None:

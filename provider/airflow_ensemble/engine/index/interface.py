@@ -514,6 +514,37 @@ class OutputIndex(ABC):
         """
 
     @abstractmethod
+    def has_pending(self, ensemble: EnsembleKey) -> bool:
+        """Return whether there is anything to claim; much cheaper than a claim in vain."""
+
+    @abstractmethod
+    def drained(self, ensemble: EnsembleKey) -> Counts | None:
+        """Return the counts when every simulation is terminal, else None.
+
+        Cheap as long as something is pending or a pull worker holds something.
+        """
+
+    @abstractmethod
+    def await_news(self, ensemble: EnsembleKey, seconds: float, wake: int) -> bool:
+        """Wait until there may be more to claim, or less to wait for.
+
+        PostgreSQL tells when simulations become pending and when a worker leaves. SQLite cannot:
+        there the time and ``wake`` alone end the wait.
+
+        :param seconds: how long at most.
+        :param wake: a descriptor; the wait ends as soon as it can be read.
+        :return: whether to look: there is news, or some may have gone unheard. An index that is
+            out of reach is no error here.
+        """
+
+    @abstractmethod
+    def hurry(self, patience: float) -> None:
+        """Give a database that is out of reach up after so many seconds from now on.
+
+        For a worker that is told to stop. Holds for calls under way, too.
+        """
+
+    @abstractmethod
     def discharge(self, worker: str) -> int:
         """Hand back all that the worker holds, without charging a try, and forget the worker."""
 
@@ -521,8 +552,8 @@ class OutputIndex(ABC):
     def dismiss(self, host: str, reason: Reason, detail: str) -> int:
         """Take back what the workers of a host hold, because they are known to have ended.
 
-        What runs is charged with ``reason``, what is only claimed is not; all of it is free at
-        once instead of after the lease. A worker that lives all the same is fenced.
+        What runs is charged with ``reason``, as by :meth:`expire`, and all of it is free at once
+        instead of after the lease. A worker that lives all the same is fenced.
 
         :param host: what the workers called it; see :meth:`enlist`.
         :param detail: one line for people.
@@ -556,7 +587,11 @@ class OutputIndex(ABC):
 
     @abstractmethod
     def expire(self) -> int:
-        """Take back what workers with an expired lease hold; running ones are ``lost``."""
+        """Take back what workers with an expired lease hold; running ones are ``lost``.
+
+        What is only claimed is not charged; but of a worker that ran nothing, as far as is known,
+        the first that it was about to run is, so that none can kill worker after worker for ever.
+        """
 
     @abstractmethod
     def restore(self, ensemble: EnsembleKey, finished: Iterable[Finished]) -> int:

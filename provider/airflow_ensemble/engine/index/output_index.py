@@ -277,6 +277,26 @@ class DatabaseIndex(OutputIndex):
 
         return self._database.transact(work)
 
+    def has_pending(self, ensemble: EnsembleKey) -> bool:
+        """Return whether there is anything to claim."""
+        return self._has("has_pending", ensemble)
+
+    def drained(self, ensemble: EnsembleKey) -> Counts | None:
+        """Return the counts when every simulation is terminal, else None."""
+        # Counting reads an entry for each simulation: not as long as pull workers hold any.
+        if self._has("has_pending", ensemble) or self._has("has_held", ensemble):
+            return None
+        counts = self.counts(ensemble)
+        return None if counts.unfinished else counts
+
+    def await_news(self, ensemble: EnsembleKey, seconds: float, wake: int) -> bool:
+        """Wait until there may be more to claim, or less to wait for."""
+        return self._database.await_news(ensemble.number, seconds, wake)
+
+    def hurry(self, patience: float) -> None:
+        """Give a database that is out of reach up after so many seconds from now on."""
+        self._database.hurry(patience)
+
     def discharge(self, worker: str) -> int:
         """Hand back all that the worker holds, and forget the worker."""
         return self._database.transact(lambda session: ownership.discharge(session, worker))
@@ -348,9 +368,14 @@ class DatabaseIndex(OutputIndex):
     def retry(self, ensemble: EnsembleKey, scope: Scope) -> int:
         """Send failed simulations back to pending with their counters at zero."""
         names, parameters = _conditions(scope)
-        return self._database.transact(
-            lambda session: session.run("retry", names, ensemble=ensemble.number, **parameters)
-        )
+
+        def work(session: Session) -> int:
+            sent_back = session.run("retry", names, ensemble=ensemble.number, **parameters)
+            if sent_back:
+                session.announce(ensemble.number)
+            return sent_back
+
+        return self._database.transact(work)
 
     def reopen_chunk(self, chunk: str) -> int:
         """Give the chunk its failed simulations back as dispatched, counters at zero."""
@@ -403,6 +428,11 @@ class DatabaseIndex(OutputIndex):
             lambda session: session.run(
                 "segment_note", ensemble=ensemble.number, name=segment, consumed=offset
             )
+        )
+
+    def _has(self, statement: str, ensemble: EnsembleKey) -> bool:
+        return bool(
+            self._database.read(lambda session: session.rows(statement, ensemble=ensemble.number))
         )
 
     def _is_claimable(self, worker: str) -> bool:

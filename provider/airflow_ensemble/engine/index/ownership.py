@@ -150,7 +150,11 @@ def settle(session: Session, id: str, ended: Ended) -> int:
         return 0
     _charge_chunk(session, id, ended)
     session.run("chunk_settle", chunk=id)
-    return session.run("chunk_give_back", chunk=id)
+    given_back = session.run("chunk_give_back", chunk=id)
+    if given_back:
+        ensemble, _ = chunk_owner(session, id)
+        session.announce(ensemble.number)
+    return given_back
 
 
 def _has_ended(session: Session, id: str, ended: Ended) -> bool:
@@ -226,20 +230,28 @@ def dismiss(session: Session, host: str, reason: Reason, detail: str) -> int:
 
 def _take_back(session: Session, worker: str, reason: Reason, detail: str) -> int:
     running = session.rows("worker_running", worker=worker)
+    # One that kills its worker before it is known to run must not do so for ever: it is the first.
+    running = running or session.rows("worker_next", worker=worker)
     _charge(session, running, reason, detail)
     claimed = session.run("worker_give_back_claimed", worker=worker)
-    session.run("worker_forget", worker=worker)
-    log.warning(
-        "%s: %d simulations of worker %s taken back", detail, len(running) + claimed, worker
-    )
-    return len(running) + claimed
+    _forget(session, worker)
+    taken = len(running) + claimed
+    log.warning("%s: %d simulations of worker %s taken back", detail, taken, worker)
+    return taken
 
 
 def discharge(session: Session, worker: str) -> int:
     """Hand back all that the worker holds, and forget it."""
     held = session.run("worker_give_back_all", worker=worker)
-    session.run("worker_forget", worker=worker)
+    _forget(session, worker)
     return held
+
+
+def _forget(session: Session, worker: str) -> None:
+    """Forget a worker; the others hear of it: what it held is free, or it did the last one."""
+    ensemble = session.row("worker_forget", worker=worker)
+    if ensemble is not None:
+        session.announce(*ensemble)
 
 
 def _charge(session: Session, running: Sequence[rows.Row], reason: Reason, detail: str) -> int:

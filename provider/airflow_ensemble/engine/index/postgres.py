@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from airflow_ensemble.engine.bell import wait_readable
 from airflow_ensemble.engine.errors import IndexUnavailable, OutputIndexError, UsageError
 from airflow_ensemble.engine.index.database import Database, Session
 from airflow_ensemble.engine.index.statements import Statements
@@ -27,7 +28,13 @@ T = TypeVar("T")
 
 #: Seconds for which a server that cannot be reached is tried again.
 PATIENCE = 20.0
+#: Seconds for which one that has no connection left is.
+CROWDED_PATIENCE = 120.0
 _BATCH = 20_000
+#: Seconds within which all workers whose connection broke look for a new one.
+_RECONNECT = 1.0
+#: Seconds for which :meth:`PostgresDatabase.close` waits for another thread's statement.
+_CLOSE_LIMIT = 2.0
 _DEFAULTS = {
     "connect_timeout": "5",
     "application_name": "airflow-ensemble",
@@ -45,6 +52,11 @@ _SETTINGS = (
     "SET random_page_cost TO 1.1",
     "SET client_min_messages TO warning",
     "SET idle_in_transaction_session_timeout TO '60s'",
+)
+# What others that end will mend.
+_CROWDED = ("too many clients", "remaining connection slots", "too many connections")
+_MORE_CONNECTIONS = (
+    "every worker holds one connection: start fewer workers, or raise the server's max_connections"
 )
 # What no later try can mend.
 _REFUSALS = ("authentication failed", "does not exist", "no password supplied", "pg_hba.conf")
@@ -77,8 +89,11 @@ class PostgresDatabase(Database):
         self._psycopg = _import_psycopg()
         self.statements = Statements("postgres", pyformat=True)
         self._patience = patience
+        self._give_up_at = float("inf")
         self._turn = threading.RLock()
         self._connection: psycopg.Connection[Any] | None = None
+        self._channel = ""
+        self._has_news = False
         self._parameters = self._parse(dsn)
 
     @property
@@ -118,19 +133,59 @@ class PostgresDatabase(Database):
             total += len(batch)
         return total
 
-    def close(self) -> None:
-        """Close the connection."""
+    def await_news(self, ensemble: int, seconds: float, wake: int) -> bool:
+        """Listen on this connection until somebody announces the ensemble."""
         with self._turn:
-            self._drop()
+            try:
+                return self._await_news(f"airflow_ensemble_{ensemble}", seconds, wake)
+            except self._psycopg.Error:
+                self._drop()
+        # Whatever was announced since, nobody has heard it. Not all at the same moment.
+        wait_readable([wake], min(seconds, random.uniform(0, _RECONNECT)))
+        return True
+
+    def _await_news(self, channel: str, seconds: float, wake: int) -> bool:
+        connection = self._connected()
+        if self._channel != channel:
+            connection.execute(f"UNLISTEN *; LISTEN {channel}".encode())
+            self._channel = channel
+            return True  # what was announced before, nobody has heard
+        deadline = time.monotonic() + seconds
+        while not self._hears(connection):
+            left = deadline - time.monotonic()
+            if left <= 0 or wake in wait_readable([connection.fileno(), wake], left):
+                return False
+        return True
+
+    def _hears(self, connection: psycopg.Connection[Any]) -> bool:
+        """Take what has arrived, and tell whether there was an announcement since the last call."""
+        connection.pgconn.consume_input()
+        while connection.pgconn.notifies():
+            self._has_news = True
+        found, self._has_news = self._has_news, False
+        return found
+
+    def hurry(self, patience: float) -> None:
+        """Give a server that is out of reach up after so many seconds, this try included."""
+        self._give_up_at = time.monotonic() + patience
+
+    def close(self) -> None:
+        """Close the connection, unless another thread's statement does not come back."""
+        if self._turn.acquire(timeout=_CLOSE_LIMIT):
+            try:
+                self._drop()
+            finally:
+                self._turn.release()
 
     def _persist(self, work: Callable[[psycopg.Connection[Any]], T], repeat: bool) -> T:
-        deadline = time.monotonic() + self._patience
+        began = time.monotonic()
         delay = 0.05
         with self._turn:
             while True:
                 try:
                     return work(self._connected())
                 except self._psycopg.Error as error:
+                    deadline = min(began + self._patience_with(error), self._give_up_at)
                     self._recover(error, repeat, time.monotonic() + delay > deadline)
                 except BaseException:
                     self._roll_back()
@@ -155,8 +210,10 @@ class PostgresDatabase(Database):
                     error, UsageError, "check the connection's user, password and database"
                 )
             if is_late or (was_connected and not repeat):
-                self._give_up(error, IndexUnavailable)
-            log.warning("the output index (%s) cannot be reached, trying again", self.place)
+                advice = _MORE_CONNECTIONS if _is_crowded(error) else ""
+                self._give_up(error, IndexUnavailable, advice)
+            why = "has no connection left" if _is_crowded(error) else "cannot be reached"
+            log.warning("the output index (%s) %s, trying again", self.place, why)
             return
         self._roll_back()
         if isinstance(error, errors.InsufficientPrivilege):
@@ -165,6 +222,9 @@ class PostgresDatabase(Database):
         if isinstance(error, (self._psycopg.OperationalError, errors.UndefinedTable)):
             self._give_up(error, IndexUnavailable)
         self._give_up(error, OutputIndexError)
+
+    def _patience_with(self, error: psycopg.Error) -> float:
+        return max(self._patience, CROWDED_PATIENCE) if _is_crowded(error) else self._patience
 
     def _is_lost(self, error: psycopg.Error) -> bool:
         if self._connection is None:
@@ -202,8 +262,13 @@ class PostgresDatabase(Database):
             except BaseException:
                 connection.close()
                 raise
+            connection.add_notify_handler(self._on_news)
             self._connection = connection
         return self._connection
+
+    def _on_news(self, _: object) -> None:
+        """Keep an announcement that came with the answer to a statement."""
+        self._has_news = True
 
     def _roll_back(self) -> None:
         if self._connection is None:
@@ -218,6 +283,7 @@ class PostgresDatabase(Database):
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+            self._channel = ""
 
     def _parse(self, dsn: str) -> dict[str, Any]:
         try:
@@ -227,6 +293,10 @@ class PostgresDatabase(Database):
                 "the output index's address is no PostgreSQL address: expected "
                 "postgresql://user@host:port/database"
             ) from None
+
+
+def _is_crowded(error: psycopg.Error) -> bool:
+    return any(words in str(error) for words in _CROWDED)
 
 
 def _copier(text: bytes, batch: list[Sequence[Any]]) -> Callable[[psycopg.Connection[Any]], None]:

@@ -10,6 +10,7 @@ from airflow_ensemble.engine.index import rows
 from airflow_ensemble.engine.index.database import Session
 from airflow_ensemble.engine.index.interface import EnsembleKey
 from airflow_ensemble.engine.segment import Finished, Started
+from airflow_ensemble.engine.simulation import Status
 
 
 @dataclass
@@ -78,7 +79,10 @@ def charge(session: Session, ensemble: int, records: str) -> int:
     if not noted:
         return 0
     counted = [values for values in json.loads(records) if values[0] in noted]
-    return session.run("charge", ensemble=ensemble, records=json.dumps(counted))
+    found = session.rows("charge", ensemble=ensemble, records=json.dumps(counted))
+    if (Status.PENDING.value,) in found:
+        session.announce(ensemble)
+    return len(found)
 
 
 def _apply(session: Session, ensemble: EnsembleKey, wave: Wave) -> int:

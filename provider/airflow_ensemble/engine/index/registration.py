@@ -74,6 +74,8 @@ def _register(session: Session, request: Request, staged: int, locks_rows: bool)
         generation=max(current, generation),
         next_position=base + staged,
     )
+    if new or reopened:
+        session.announce(number)
     found = [(Status.PENDING.value, 0, new)]
     if new < staged:
         found = [tuple(row) for row in session.rows("register_count", ensemble=number, batch=batch)]

@@ -72,5 +72,6 @@ def _restore(session: Session, ensemble: EnsembleKey, staged: int) -> int:
         generation=max(generation, newest),
         next_position=base + staged,
     )
+    session.announce(number)
     (after,) = session.row("restore_count", ensemble=number) or (0,)
     return int(after) - int(before)

@@ -117,6 +117,9 @@ class SqliteDatabase(Database):
             total += len(batch)
         return total
 
+    def hurry(self, patience: float) -> None:
+        """Do nothing: a file is never out of reach, and nobody holds its lock for long."""
+
     def close(self) -> None:
         """Close the file."""
         with self._turn:

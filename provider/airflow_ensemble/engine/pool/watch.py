@@ -6,11 +6,11 @@ Standard library only.
 from __future__ import annotations
 
 import contextlib
-import os
 import selectors
 from collections.abc import Callable
 from typing import Protocol
 
+from airflow_ensemble.engine.bell import Bell
 from airflow_ensemble.engine.pool.process import Process
 
 
@@ -22,12 +22,9 @@ class Watch:
     """Calls what belongs to each descriptor when something happens there."""
 
     def __init__(self) -> None:
-        self._is_closed = False
         self._selector = selectors.DefaultSelector()
-        self._wake, self._waker = os.pipe()
-        for descriptor in (self._wake, self._waker):
-            os.set_blocking(descriptor, False)
-        self.input(self._wake, self._on_wake)
+        self._bell = Bell()
+        self.input(self._bell, self._bell.hush)
 
     def wait(self, timeout: float) -> None:
         """Wait until something happens, at most ``timeout`` seconds, and have it dealt with."""
@@ -36,16 +33,12 @@ class Watch:
 
     def wake(self) -> None:
         """End the present wait; may be called from any thread and from signal handlers."""
-        with contextlib.suppress(OSError):
-            if not self._is_closed:
-                os.write(self._waker, b"!")
+        self._bell.ring()
 
     def close(self) -> None:
         """Stop watching; what was watched stays open."""
-        self._is_closed = True
         self._selector.close()
-        for descriptor in (self._wake, self._waker):
-            os.close(descriptor)
+        self._bell.close()
 
     def input(self, source: int | _HasDescriptor, act: Callable[[], None]) -> None:
         """Call ``act`` when there is something to read."""
@@ -78,10 +71,6 @@ class Watch:
         for descriptor in descriptors:
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.unregister(descriptor)
-
-    def _on_wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._wake, 4096)
 
     def _on_room(self, process: Process) -> None:
         process.flush()

@@ -2,6 +2,8 @@
 
 The worker itself never waits for the database. Records are kept until the index has them; the lease
 is renewed with all traffic; once it may be over, nothing more is recorded and the worker must stop.
+While there is nothing to claim the clerk waits until the index tells of more, where it can, and
+looks now and then all the same.
 """
 
 from __future__ import annotations
@@ -13,10 +15,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from airflow_ensemble.engine.bell import Bell, wait_readable
 from airflow_ensemble.engine.chunk import Assignment
-from airflow_ensemble.engine.errors import Fenced, IndexUnavailable
+from airflow_ensemble.engine.errors import EnsembleError, Fenced, IndexUnavailable
 from airflow_ensemble.engine.index.interface import Counts, EnsembleKey, OutputIndex
 from airflow_ensemble.engine.segment import Finished
+from airflow_ensemble.engine.worker.appetite import Spread
 from airflow_ensemble.engine.worker.recorder import Record
 
 logger = logging.getLogger(__name__)
@@ -25,7 +29,8 @@ FIRST_DELAY = 0.2
 #: Seconds between two looks at what is still ours, so that a cancellation is noticed soon.
 RENEW_INTERVAL = 5.0
 _MAX_RETRY_DELAY = 5.0
-_CLOSE_LIMIT = 10.0
+#: Seconds for which a statement that is under way may still answer.
+_ANSWER_LIMIT = 3.0
 #: Some 20 ms on SQLite: as long as that, other workers wait for the database.
 _RECORDS_AT_ONCE = 4000
 
@@ -60,6 +65,7 @@ class Clerk:
     :param host: where it runs.
     :param lease: seconds.
     :param longest_pause: between two claims while there is nothing to claim, seconds.
+    :param ends: whether the worker wants to know when everything is terminal.
     :param notify: called when there is news.
     """
 
@@ -72,29 +78,35 @@ class Clerk:
         host: str,
         lease: float,
         longest_pause: float,
+        ends: bool,
         notify: Callable[[], None],
     ) -> None:
         self._index = index
         self._ensemble = ensemble
         self._worker = worker
+        self._host = host
         self._lease = lease
-        self._renew_interval = min(lease / 3, RENEW_INTERVAL)
+        self._ends = ends
         self._notify = notify
-        self._changed = threading.Condition()
+        self._bell = Bell()
+        self._changed = threading.Lock()
         self._records: list[Record] = []
         self._claimed: list[Assignment] = []
         self._lost: set[str] = set()
         self._holding: set[tuple[str, int]] = set()
         self._wanted = 0
-        self._next_renewal = 0.0
         self._counts: Counts | None = None
+        self._next_look = 0.0
         self._next_claim = 0.0
+        self._is_told = False
+        self._has_signed_off = False
+        self._spread = Spread()
         self._pause = BackOff(longest_pause)
         self._retry = BackOff(_MAX_RETRY_DELAY)
-        self._is_closing = False
+        self._is_closing = threading.Event()
         self._error: BaseException | None = None
         index.enlist(ensemble, worker, host, lease)
-        self._contact = time.monotonic()
+        self._contact = self._last_look = time.monotonic()
         self._thread = threading.Thread(target=self._work, name="clerk", daemon=True)
 
     def __enter__(self) -> Clerk:
@@ -102,10 +114,23 @@ class Clerk:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._changed:
-            self._is_closing = True
-            self._changed.notify()
-        self._thread.join(_CLOSE_LIMIT)
+        self.close(0.0)
+
+    def close(self, limit: float) -> bool:
+        """Bring the last records into the index, hand the rest back and sign off.
+
+        :param limit: seconds after which a database that is out of reach is left alone: the
+            records are in the segment, and the lease will run out.
+        :return: whether the index knows all.
+        """
+        if not self._is_closing.is_set():
+            self._index.hurry(limit)
+            self._is_closing.set()
+            self._bell.ring()
+            self._thread.join(limit + _ANSWER_LIMIT)
+            if not self._thread.is_alive():
+                self._bell.close()
+        return self._has_signed_off
 
     # --- called by the worker -------------------------------------------------------------------
 
@@ -128,14 +153,14 @@ class Clerk:
         if records:
             with self._changed:
                 self._records.extend(records)
-                self._changed.notify()
+            self._bell.ring()
 
     def want(self, number: int) -> None:
         """Have up to this many simulations claimed, besides those not yet taken."""
         with self._changed:
             if number > 0 and not self._wanted and not self._claimed:
                 self._wanted = number
-                self._changed.notify()
+                self._bell.ring()
 
     def take(self) -> list[Assignment]:
         """Return what was claimed since the last call."""
@@ -155,55 +180,62 @@ class Clerk:
             counts, self._counts = self._counts, None
             return counts
 
-    def flush(self, limit: float) -> bool:
-        """Wait until all records are in the index; return whether that was so within ``limit``."""
-        give_up = time.monotonic() + limit
-        while self._records and self._thread.is_alive() and time.monotonic() < give_up:
-            time.sleep(0.02)
-        return not self._records
-
     # --- the thread -----------------------------------------------------------------------------
 
     def _work(self) -> None:
         try:
-            while not self._is_closing:
+            while not self._is_closing.is_set():
                 self._turn()
+            self._sign_off()
         except BaseException as error:
             self._error = error
         self._notify()
 
+    def _sign_off(self) -> None:
+        try:
+            self._bring_records()
+            handed_back = self._index.discharge(self._worker)
+        except EnsembleError as error:
+            logger.warning("worker %s could not sign off: %s", self._worker, error)
+            return
+        self._has_signed_off = True
+        if handed_back:
+            logger.info("worker %s: handed %d simulations back", self._worker, handed_back)
+
     def _turn(self) -> None:
+        self._bell.hush()
         try:
             self._bring_records()
             self._claim()
-            self._renew()
+            self._look()
             self._retry.reset()
         except IndexUnavailable as error:
             delay = self._retry.next()
             logger.warning("worker %s: %s; again in %.1f s", self._worker, error, delay)
-            time.sleep(delay)
+            self._is_closing.wait(delay)
             return
-        with self._changed:
-            if not self._has_work():
-                self._changed.wait(self._leisure())
+        if not self._has_work():
+            self._rest()
 
     def _has_work(self) -> bool:
         claim_is_due = self._wanted > 0 and time.monotonic() >= self._next_claim
-        return bool(self._records or claim_is_due or self._is_closing)
+        return bool(self._records or claim_is_due or self._is_closing.is_set())
 
-    def _leisure(self) -> float:
-        now = time.monotonic()
-        due = self._next_renewal
-        if self._wanted:
-            due = min(due, self._next_claim)
-        return max(0.01, due - now)
+    def _rest(self) -> None:
+        due = min(self._next_look, self._next_claim) if self._wanted else self._next_look
+        seconds = max(0.01, due - time.monotonic())
+        if not self._wanted:
+            wait_readable([self._bell.fileno()], seconds)
+        elif self._index.await_news(self._ensemble, seconds, self._bell.fileno()):
+            self._is_told = True
+            self._next_claim = min(self._next_claim, time.monotonic() + self._spread.next())
 
     def _bring_records(self) -> None:
         while self._records:
             batch = self._records[:_RECORDS_AT_ONCE]
             moment = time.monotonic()
             self._index.record(self._ensemble, batch, worker=self._worker)
-            self._contact = moment
+            self._heard(moment)
             with self._changed:
                 del self._records[: len(batch)]
                 self._holding.difference_update(
@@ -219,11 +251,10 @@ class Clerk:
         moment = time.monotonic()
         if not self._wanted or moment < self._next_claim:
             return
-        claimed = self._index.claim(self._worker, self._wanted)
+        claimed = self._claim_told() if self._is_told else self._claim_now()
         counts = None
-        if not claimed and not self._holding and not self._records:
-            counts = self._index.counts(self._ensemble)
-        self._contact = moment
+        if self._ends and not claimed and not self._holding and not self._records:
+            counts = self._index.drained(self._ensemble)
         with self._changed:
             self._counts = counts
             if claimed:
@@ -233,18 +264,66 @@ class Clerk:
             self._wanted = 0
             self._claimed.extend(claimed)
             self._holding.update((a.simulation.id, a.attempt) for a in claimed)
+            if claimed:
+                self._next_look = min(self._next_look, moment + self._look_interval)
         self._notify()
 
-    def _renew(self) -> None:
+    def _claim_told(self) -> list[Assignment]:
+        """Claim after news, unless others that heard of it were quicker."""
+        self._is_told = False
+        # A look costs much less than a claim in vain.
+        claimed = self._claim_now() if self._index.has_pending(self._ensemble) else []
+        if claimed:
+            self._spread.found_some()
+        else:
+            self._spread.came_in_vain()
+        return claimed
+
+    def _claim_now(self) -> list[Assignment]:
         moment = time.monotonic()
-        if moment < self._next_renewal:
+        claimed = self._index.claim(self._worker, self._wanted)
+        self._heard(moment)
+        return claimed
+
+    def _look(self) -> None:
+        """See what is still ours, and renew the lease by that."""
+        moment = time.monotonic()
+        if moment < self._next_look:
             return
-        self._next_renewal = moment + self._renew_interval
         held = self._index.renew(self._worker)
-        self._contact = moment
+        self._contact = self._last_look = moment
+        self._next_look = moment + self._look_interval
+        if held and not self._holding:
+            self._start_over(len(held))
         with self._changed:
             gone = self._holding - held
             self._holding -= gone
             self._lost.update(id for id, _ in gone)
         if gone:
             self._notify()
+
+    def _start_over(self, number: int) -> None:
+        """Hand back what the index holds for us and we have done with: it was set back.
+
+        As by a failover to a standby that had not heard of the last outcomes.
+        """
+        logger.warning(
+            "worker %s: the output index has forgotten what became of %d simulations; they are to "
+            "run again",
+            self._worker,
+            number,
+        )
+        self._index.discharge(self._worker)
+        self._index.enlist(self._ensemble, self._worker, self._host, self._lease)
+
+    @property
+    def _look_interval(self) -> float:
+        """Return the seconds between two looks: nothing can be taken from who holds nothing."""
+        renewal = self._lease / 3
+        return min(renewal, RENEW_INTERVAL) if self._holding else renewal
+
+    def _heard(self, moment: float) -> None:
+        """Note a moment from which on the lease has run anew."""
+        self._contact = moment
+        if not self._holding:  # then the lease is all that a look is for, nearly always
+            self._next_look = min(moment + self._look_interval, self._last_look + self._lease)

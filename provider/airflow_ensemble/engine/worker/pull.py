@@ -7,12 +7,15 @@ import os
 import secrets
 import socket
 import time
+from collections.abc import Sequence
 
 from airflow_ensemble.engine import storage
-from airflow_ensemble.engine.errors import EnsembleError, Fenced, Interrupted, UsageError
+from airflow_ensemble.engine.errors import Fenced, Interrupted, UsageError
 from airflow_ensemble.engine.index.interface import LEASE, Counts, EnsembleKey, OutputIndex
 from airflow_ensemble.engine.pool.processes import Processes
+from airflow_ensemble.engine.pool.task import Ended, Event
 from airflow_ensemble.engine.simulation import Reason
+from airflow_ensemble.engine.worker.appetite import Appetite
 from airflow_ensemble.engine.worker.clerk import Clerk
 from airflow_ensemble.engine.worker.push import stop_pool
 from airflow_ensemble.engine.worker.recorder import Recorder
@@ -20,14 +23,13 @@ from airflow_ensemble.engine.worker.stop import Stop, charge_to_stop, stop_on_br
 
 logger = logging.getLogger(__name__)
 
-#: Seconds of work that a worker claims ahead, and how many simulations at most.
-AHEAD = 1.5
-MAX_AHEAD = 5000
 #: Longest pause between two claims, seconds, while others still run, and of a worker that stays.
 PAUSE = 5.0
 SERVE_PAUSE = 30.0
-#: Seconds to bring the last records into the index.
-FLUSH_LIMIT = 10.0
+#: Seconds to wait for stopped simulations to be gone, and to bring the last records into the index.
+#: Together well below the 30 that Kubernetes leaves between SIGTERM and SIGKILL.
+STOP_LIMIT = 5.0
+FLUSH_LIMIT = 8.0
 PROGRESS_INTERVAL = 10.0
 
 
@@ -92,21 +94,15 @@ def pull_worker(
             host=host,
             lease=lease,
             longest_pause=SERVE_PAUSE if serve else PAUSE,
+            ends=not serve,
             notify=pool.wake,
         )
         logger.info(
             "worker %s: up to %d cores for %s (pid %d)", name, cpus, recipe.ensemble, os.getpid()
         )
         worker = PullWorker(pool, clerk, recorder, stop, name)
-        try:
-            with clerk, stop.notifying(pool.wake):
-                counts = worker.run(serve)
-        except Fenced:
-            raise  # nothing is left to hand back
-        except BaseException:
-            _discharge(index, name)
-            raise
-        _discharge(index, name)
+        with clerk, stop.notifying(pool.wake):
+            counts = worker.run(serve)
     logger.info("worker %s: %s", name, recorder.tally.text)
     if counts is None:
         logger.warning("worker %s: stopped before the end: %s", name, stop.reason)
@@ -128,6 +124,7 @@ class PullWorker:
         self._recorder = recorder
         self._stop = stop
         self._name = name
+        self._appetite = Appetite(pool.cpus)
         self._next_progress = time.monotonic() + PROGRESS_INTERVAL
 
     def run(self, serve: bool) -> Counts | None:
@@ -137,14 +134,15 @@ class PullWorker:
                 self._turn()
                 counts = None if serve else self._drained()
                 if counts is not None:
+                    self._clerk.close(FLUSH_LIMIT)
                     return counts
             self._end()
         except BaseException as error:
             records = self._recorder.record(self._pool.abandon(Reason.INTERRUPTED, f"{error}"))
             self._pool.close()  # first of all: what runs may not be ours any more
             self._clerk.record(records)
-            if not isinstance(error, Fenced):
-                self._clerk.flush(FLUSH_LIMIT)
+            if not isinstance(error, Fenced):  # nothing is left to hand back then
+                self._clerk.close(FLUSH_LIMIT)
             raise
         return None
 
@@ -154,30 +152,26 @@ class PullWorker:
         if lost:
             self._pool.cancel(lost, Reason.CANCELLED, "cancelled while this worker held it")
         self._pool.submit(self._clerk.take())
-        self._clerk.want(self._appetite())
+        held = self._pool.waiting + len(self._pool.running)
+        self._clerk.want(self._appetite.wanted(held, self._pool.mean_duration))
         events = charge_to_stop(self._stop, self._pool.wait(1.0))
+        self._note(events)
         self._clerk.record(self._recorder.record(events))
         stop_on_broken_root(self._stop, events)
         self._report()
 
-    def _appetite(self) -> int:
-        """Return how many simulations to claim: what is free now, and a moment's work ahead."""
-        mean = self._pool.mean_duration
-        ahead = 0 if mean is None else int(AHEAD * self._pool.cpus / max(mean, 1e-6))
-        held = self._pool.waiting + len(self._pool.running)
-        wanted = self._pool.cpus + min(ahead, MAX_AHEAD) - held
-        # Half a belly at a time: many small claims would cost more than they bring.
-        return wanted if held <= self._pool.cpus or wanted > min(ahead, MAX_AHEAD) // 2 else 0
+    def _note(self, events: Sequence[Event]) -> None:
+        ended = sum(isinstance(event, Ended) for event in events)
+        self._appetite.note(ended, self._pool.is_busy, time.monotonic())
 
     def _drained(self) -> Counts | None:
         if self._pool.is_busy:
             return None
-        counts = self._clerk.take_counts()
-        return counts if counts is not None and not counts.unfinished else None
+        return self._clerk.take_counts()
 
     def _end(self) -> None:
-        self._clerk.record(stop_pool(self._pool, self._recorder, self._stop))
-        if not self._clerk.flush(FLUSH_LIMIT):
+        self._clerk.record(stop_pool(self._pool, self._recorder, self._stop, STOP_LIMIT))
+        if not self._clerk.close(FLUSH_LIMIT):
             logger.warning(
                 "worker %s: the output index is out of reach; the last records are in its segment",
                 self._name,
@@ -187,13 +181,3 @@ class PullWorker:
         if time.monotonic() >= self._next_progress:
             self._next_progress = time.monotonic() + PROGRESS_INTERVAL
             logger.info("worker %s: %s", self._name, self._recorder.tally.text)
-
-
-def _discharge(index: OutputIndex, worker: str) -> None:
-    try:
-        handed_back = index.discharge(worker)
-    except EnsembleError as error:
-        logger.warning("worker %s could not sign off: %s", worker, error)
-        return
-    if handed_back:
-        logger.info("worker %s: handed %d simulations back", worker, handed_back)

@@ -174,10 +174,15 @@ def _run_all(
             raise
 
 
-def stop_pool(pool: Processes, recorder: Recorder, stop: Stop) -> list[Record]:
-    """Stop what runs, record it as the stop says, and return the records."""
+def stop_pool(
+    pool: Processes, recorder: Recorder, stop: Stop, limit: float = STOP_LIMIT
+) -> list[Record]:
+    """Stop what runs, record it as the stop says, and return the records.
+
+    :param limit: seconds to wait for what was killed to be gone.
+    """
     pool.stop(stop.charge, stop.reason)
-    give_up = time.monotonic() + STOP_LIMIT
+    give_up = time.monotonic() + limit
     records: list[Record] = []
     while pool.is_busy and time.monotonic() < give_up:
         records += recorder.record(pool.wait(0.5))

@@ -27,3 +27,4 @@ UPDATE simulations AS s SET
 FROM judged AS j
 WHERE s.ensemble = :ensemble AND s.position = j.place AND s.attempt = j.attempt
     AND s.status || '' IN ('dispatched', 'running')
+RETURNING status

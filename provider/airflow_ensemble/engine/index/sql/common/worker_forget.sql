@@ -1,1 +1,1 @@
-DELETE FROM workers WHERE id = :worker
+DELETE FROM workers WHERE id = :worker RETURNING ensemble

@@ -1,0 +1,2 @@
+-- Nobody can listen.
+SELECT 1 WHERE FALSE
