@@ -67,6 +67,16 @@ def do_kill_itself(run):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def do_kill_worker(run):
+    """Kill the pull worker that runs this, as a simulation that takes all memory of a pod does."""
+    do_trace(run)
+    process = os.getpid()
+    while b"pull-worker" not in Path(f"/proc/{process}/cmdline").read_bytes():
+        process = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(process, signal.SIGKILL)
+    time.sleep(1000)
+
+
 def do_os_exit(run):
     os._exit(0)
 

@@ -19,7 +19,7 @@ PATIENCE = 60.0
 ONE_CORE = Resources()
 
 
-def recipe_of(output: Path, **options: Any) -> Recipe:
+def recipe_of(output: Path | str, **options: Any) -> Recipe:
     """Return a recipe whose model is :mod:`tests.engine.misbehaving`, unless said otherwise."""
     names = {"model", "command", "products", "parameters", "seed", "model_version"}
     settings = {name: options.pop(name) for name in names & options.keys()}

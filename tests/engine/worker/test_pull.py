@@ -5,24 +5,19 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from airflow_ensemble.engine import segment, storage
-from airflow_ensemble.engine.index import open_index
-from airflow_ensemble.engine.index.interface import Counts, EnsembleKey, OutputIndex, Scope
+from airflow_ensemble.engine.index.interface import Scope
 from airflow_ensemble.engine.recipe import Limits
-from airflow_ensemble.engine.segment import Finished
-from airflow_ensemble.engine.simulation import Reason, Simulation, Status
-from tests.engine.running import PATIENCE, processes_with, recipe_of, wait_until_gone
+from airflow_ensemble.engine.simulation import Reason, Status
+from tests.engine.running import PATIENCE, processes_with, wait_until_gone
+from tests.engine.worker.pulling import Bench, wait_for
 from tests.services.postgres import PostgresServer
 
 
@@ -48,65 +43,6 @@ def mark(
     assert list((tmp_path / "scratch").glob("*")) == []
 
 
-class Bench:
-    """An index with one ensemble, and pull workers for it."""
-
-    def __init__(self, folder: Path, location: str) -> None:
-        self.folder = folder
-        self.location = location
-        self.trace = folder / "trace"
-        self.index: OutputIndex = open_index(location, create=True)
-        self.key: EnsembleKey
-
-    def register(self, *whats: str | Mapping[str, Any], **options: Any) -> None:
-        self.recipe = recipe_of(self.folder / "output", **options)
-        self.key = self.index.define(self.recipe)
-        rows = [{"do": what} if isinstance(what, str) else what for what in whats]
-        simulations = [Simulation(f"s{n}", row) for n, row in enumerate(rows)]
-        self.index.register(self.key, simulations, batch_key=uuid.uuid4().hex)
-
-    def tracing(self, seconds: float = 0.0) -> dict[str, Any]:
-        return {"do": "trace", "trace": str(self.trace), "seconds": seconds}
-
-    @property
-    def traced(self) -> Counter[str]:
-        if not self.trace.exists():
-            return Counter()
-        return Counter(line.split()[0] for line in self.trace.read_text().splitlines())
-
-    def start(
-        self, *options: str, command: str = "pull-worker", **environment: str
-    ) -> subprocess.Popen[str]:
-        words = [sys.executable, "-m", "airflow_ensemble.engine", command, "--name", "tests"]
-        return subprocess.Popen(
-            [*words, *options],
-            env={**os.environ, "ENSEMBLE_INDEX": self.location, **environment},
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-    def run(self, *options: str) -> tuple[int, str]:
-        with self.start(*options) as worker:
-            said = worker.communicate(timeout=PATIENCE)[1]
-        return worker.returncode, said
-
-    @property
-    def counts(self) -> Counts:
-        return self.index.counts(self.key)
-
-    def simulations(self, *statuses: Status) -> Sequence[Any]:
-        return list(self.index.simulations(self.key, Scope(statuses=statuses or None)))
-
-    @property
-    def outcomes(self) -> list[Finished]:
-        root = storage.open_root(self.recipe.output)
-        names = [name for name, _ in root.list(storage.segments_prefix(self.recipe.hash8))]
-        return [
-            r for name in names for r in segment.outcomes(segment.parse(root.read(name)).records)
-        ]
-
-
 @pytest.fixture(params=["sqlite", "postgres"])
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     if request.param == "sqlite":
@@ -117,13 +53,6 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     bench = Bench(tmp_path, location)
     yield bench
     bench.index.close()
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    give_up = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < give_up, "waited in vain"
-        time.sleep(0.02)
 
 
 def test_a_worker_drains_an_ensemble(bench: Bench) -> None:
