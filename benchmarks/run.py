@@ -19,7 +19,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 #: Scripts that others run.
-HELPERS = ("run.py", "peers.py", "slurm_peers.py")
+HELPERS = ("run.py", "peers.py", "queue_peer.py", "slurm_peers.py")
 
 
 def main(arguments: Sequence[str]) -> int:
