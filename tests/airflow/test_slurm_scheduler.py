@@ -10,8 +10,6 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,14 @@ import pytest
 from local_airflow import wait_until
 
 from airflow_ensemble.engine.index.interface import Scope
+from tests.airflow.components import (
+    end_component,
+    freeze,
+    pid_of,
+    second_triggerer,
+    triggerer_of,
+    was_told_to_kill,
+)
 from tests.airflow.live import Live, Run
 from tests.airflow.slurm_runs import (
     GATED_MODEL,
@@ -164,40 +170,6 @@ def test_a_zero_length_map_is_green_and_products_are_collected_on_the_cluster(
 # --- ends ---------------------------------------------------------------------------------------
 
 
-def pid_of(airflow: Live, component: str) -> int:
-    return airflow.local._processes[component].pid
-
-
-def end_component(airflow: Live, component: str) -> None:
-    """Kill a component and what it has started, as a crash of its machine would."""
-    leader = psutil.Process(pid_of(airflow, component))
-    family = [leader, *leader.children(recursive=True)]
-    for process in family:
-        process.kill()
-    airflow.local._processes[component].wait()
-    psutil.wait_procs(family, timeout=10)
-
-
-@contextmanager
-def second_triggerer(airflow: Live) -> Iterator[psutil.Process]:
-    """Run another triggerer beside the first."""
-    process = airflow.local._spawn("triggerer-2", ["triggerer", "--skip-serve-logs"])
-    try:
-        yield psutil.Process(process.pid)
-    finally:
-        leader = psutil.Process(process.pid)
-        for one in [*leader.children(recursive=True), leader]:
-            one.kill()
-        process.wait()
-
-
-def freeze(leader: psutil.Process) -> list[psutil.Process]:
-    family = [leader, *leader.children(recursive=True)]
-    for process in family:
-        process.suspend()
-    return family
-
-
 def test_kill_is_kill_and_nothing_else_is(airflow: Live, hpc: SlurmCluster, tmp_path: Path) -> None:
     """Mark-failed, clear, restart of the scheduler, stall and fail-over and death of triggerers."""
     place = gated(hpc, tmp_path, "a", "b", "c", "d")
@@ -225,19 +197,25 @@ def test_kill_is_kill_and_nothing_else_is(airflow: Live, hpc: SlurmCluster, tmp_
 
     # The scheduler dies and comes back. The triggerer stalls until another has taken over, and
     # wakes up: then Airflow calls ``on_kill`` of all of its triggers.
-    first = triggerer_of(run, 2)
+    first = triggerer_of(run, WAIT, 2)
     end_component(airflow, "scheduler")
     stalled = freeze(psutil.Process(pid_of(airflow, "triggerer")))
     airflow.local._start_component("scheduler")
     with second_triggerer(airflow):
-        wait_until(lambda: triggerer_of(run, 2) not in (None, first), 120, "a fail-over")
+        wait_until(lambda: triggerer_of(run, WAIT, 2) not in (None, first), 120, "a fail-over")
         for process in stalled:
             process.resume()
-        wait_until(lambda: _fell_over(airflow, run, first), 30, "on_kill after the fail-over")
+        wait_until(
+            lambda: was_told_to_kill(airflow, run, WAIT, 2, first),
+            30,
+            "on_kill after the fail-over",
+        )
         time.sleep(4)
         assert queue(hpc) == alive
     # The second triggerer was killed: the first takes over again.
-    wait_until(lambda: triggerer_of(run, 2) == first, 120, "the first triggerer to adopt again")
+    wait_until(
+        lambda: triggerer_of(run, WAIT, 2) == first, 120, "the first triggerer to adopt again"
+    )
     assert queue(hpc) == alive
 
     place.open_gate()
@@ -246,21 +224,6 @@ def test_kill_is_kill_and_nothing_else_is(airflow: Live, hpc: SlurmCluster, tmp_
     assert [states[WAIT, n] for n in range(4)] == ["failed", "success", "success", "success"]
     assert submissions(hpc) == arrays + 1
     assert sorted(place.executions()) == ["a", "b", "b", "c", "d"]
-
-
-def triggerer_of(run: Run, map_index: int) -> int | None:
-    """Return the number of the triggerer that holds a sensor's trigger."""
-    path = f"/dags/{run.dag}/dagRuns/{run.id}/taskInstances/{WAIT}/{map_index}"
-    job = run.client.call("GET", path)["triggerer_job"]
-    return int(job["id"]) if job else None
-
-
-def _fell_over(airflow: Live, run: Run, triggerer: int | None) -> bool:
-    """Say whether a triggerer was made to kill the trigger of sensor 2."""
-    logs = airflow.local.home / "logs" / f"dag_id={run.dag}" / f"run_id={run.id}"
-    folder = logs / f"task_id={WAIT}" / "map_index=2"
-    text = (folder / f"attempt=1.log.trigger.{triggerer}.log").read_text()
-    return "invoking on_kill" in text
 
 
 def test_execution_timeout_counts_while_deferred_and_its_element_is_cancelled(
