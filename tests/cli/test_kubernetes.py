@@ -147,6 +147,16 @@ def test_without_an_image(tmp_path: Path, cli: Cli) -> None:
     assert cli("manifests", "--image=worker:1", file).code == 0
 
 
+def test_code_that_stays_here_is_warned_of(
+    tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    execution = {"backend": "kubernetes", "code": ["."], "kubernetes": PODS}
+    ended = cli("check", for_pods(tmp_path, execution=execution))
+    assert f"execution.code: {tmp_path} is on this machine: pods see only" in ended.out
+    assert "whether worker:1 holds it cannot be known from here" in ended.out
+
+
 def test_without_kubectl(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     ended = cli("run", for_pods(tmp_path))

@@ -299,6 +299,37 @@ def test_forbidden(place: Place, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> N
     assert "ensemble manifests --kind rbac" in ended.err
 
 
+def test_role_of_the_command_line_suffices(
+    place: Place, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that ``ensemble run`` asks of the API server, with the verbs that are printed for it."""
+    cluster, file = place.cluster, place.write(rows(2, seconds=600))
+    kubectl(cluster, "apply", "-f", "-", text=cli("manifests", "--kind=rbac", file).out)
+    kubectl(cluster, "create", "serviceaccount", "person")
+    account = f"--serviceaccount={cluster.namespace}:person"
+    kubectl(cluster, "create", "rolebinding", "person", "--role=ensemble-run", account)
+    monkeypatch.setenv("KUBECONFIG", str(write_config(cluster, "person", tmp_path / "config")))
+
+    assert cli("check", file).code == 0
+    assert cli("run", file).code == 0
+    (job,) = await_true(lambda: cli("status", "--json", file).json["kubernetes"]["jobs"])
+    await_true(lambda: cli("status", "--json", file).json["counts"]["running"] == 2)
+    cancelled = cli("cancel", "--all", "-f", file)
+
+    assert f"job {job['name']} deleted" in cancelled.err
+    assert jobs_of(cluster) == []
+
+
+def write_config(cluster: Cluster, account: str, path: Path) -> Path:
+    """Write the kubeconfig of a service account."""
+    asked = {"spec": {"expirationSeconds": 3600}}
+    token = cluster.core.create_namespaced_service_account_token(account, cluster.namespace, asked)
+    config = yaml.safe_load(cluster.airflow_config.read_text())
+    config["users"][0]["user"] = {"token": token.status.token}
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
 def test_check_says_what_can_be_known(place: Place, cli: Cli) -> None:
     file = place.write(rows(2))
 

@@ -195,13 +195,22 @@ def _check_table(ensemble: Ensemble) -> Finding:
 def _check_model(ensemble: Ensemble) -> Finding:
     name = ensemble.settings.model or ensemble.settings.command[0]
     if ensemble.execution.get("backend") == "kubernetes":
-        image = ensemble.execution.get("kubernetes", {}).get("image", "the image")
-        return Finding("model", f"{name}; whether {image} holds it cannot be known from here")
+        return _model_in_image(ensemble, name)
     try:
         problems = model_problems(ensemble, ask_model=True)
     except EnsembleError:  # a broken table: the finding of the table says so
         problems = model_problems(ensemble, ask_model=False)
     return Finding("model", name, tuple(problems))
+
+
+def _model_in_image(ensemble: Ensemble, name: str) -> Finding:
+    image = ensemble.execution.get("kubernetes", {}).get("image", "the image")
+    left_here = tuple(
+        f"execution.code: {path} is on this machine: pods see only what is in their image"
+        for path in ensemble.execution.get("code", ())
+    )
+    text = f"{name}; whether {image} holds it cannot be known from here"
+    return Finding("model", text, warnings=left_here)
 
 
 def _check_arguments(ensemble: Ensemble) -> Finding:
