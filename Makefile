@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMPS := .venv/stamps
+# What `make test SPREAD=...` adds: `-n 2 --dist loadscope --no-loadscope-reorder` shares the tests
+# between two processes, as tests/spreading.py says.
+SPREAD ?=
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help

@@ -11,4 +11,5 @@ pytest_plugins = [
     "tests.services.s3",
     "tests.services.slurm",
     "tests.services.sshd",
+    "tests.spreading",
 ]
