@@ -5,15 +5,21 @@ the package ``playwright`` (which is told to use that Chromium)::
 
     .venv/bin/uv pip install --python .venv/bin/python playwright
     .venv/bin/python scripts/screenshots.py /srv/footprints
+    .venv/bin/python scripts/screenshots.py stack
 
-The folder is made, is seen in the pictures, and is removed in the end. So is the path of the
-interpreter: start the script through a symbolic link to the checkout to show another one.
+The second form takes those of the stack of containers, which must be up and have run the DAG
+``footprints_slurm``. The folder of the first one is made, is seen in the pictures, and is removed
+in the end. So is the path of the interpreter: start the script through a symbolic link to the
+checkout to show another one.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +37,9 @@ PATIENCE = 30_000
 def main() -> int:
     """Run the DAG in a throw-away Airflow and photograph it."""
     exit_on_signals()
+    if sys.argv[1] == "stack":
+        photograph_stack()
+        return 0
     folder = Path(sys.argv[1]).absolute()
     folder.mkdir(parents=True)
     try:
@@ -61,12 +70,7 @@ def run(client: Client) -> str:
 
 def photograph(airflow: LocalAirflow, client: Client, runs: list[str]) -> None:
     """Take all pictures."""
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"])
-        context = browser.new_context(viewport=SIZE, color_scheme="light")
-        context.add_cookies([{"name": "_token", "value": client.token, "url": airflow.url}])
-        page = context.new_page()
-        page.set_default_timeout(PATIENCE)
+    with opened(airflow.url, client) as page:
         of_run = f"{airflow.url}/dags/{DAG}/runs/{runs[0]}"
         page.goto(f"{of_run}/tasks/{TASK}/mapped")
         page.get_by_label("Expand all task groups").click()
@@ -78,6 +82,34 @@ def photograph(airflow: LocalAirflow, client: Client, runs: list[str]) -> None:
         page.set_viewport_size({"width": 1360, "height": 1560})
         page.get_by_role("button", name="Trigger").first.click()
         snap(page, "Model parameters", "trigger-form.png")
+
+
+def photograph_stack() -> None:
+    """Take the pictures of the last successful run on the stack's Slurm cluster."""
+    url = f"http://127.0.0.1:{os.environ.get('AIRFLOW_PORT', '8080')}"
+    password = os.environ.get("STACK_PASSWORD", "onemachine")
+    dag = "footprints_slurm"
+    with Client(url, "admin", password) as client, opened(url, client) as page:
+        found = client.call("GET", f"/dags/{dag}/dagRuns", params={"state": "success"})
+        of_run = f"{url}/dags/{dag}/runs/{found['dag_runs'][-1]['dag_run_id']}"
+        page.goto(f"{of_run}/tasks/footprints.wait_for_chunk/mapped")
+        page.get_by_label("Expand all task groups").click()
+        widen_grid(page)
+        snap(page, "chunk 0003", "stack-run.png")
+        take(page, f"{of_run}/tasks/footprints.submit", "files and logs in", "stack-submit.png")
+        take(page, f"{of_run}/tasks/footprints.collect", "unfinished of", "stack-collect.png")
+
+
+@contextlib.contextmanager
+def opened(url: str, client: Client) -> Iterator[Page]:
+    """Open a browser that is logged in."""
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"])
+        context = browser.new_context(viewport=SIZE, color_scheme="light")
+        context.add_cookies([{"name": "_token", "value": client.token, "url": url}])
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE)
+        yield page
         browser.close()
 
 
@@ -102,7 +134,7 @@ def take(page: Page, url: str, text: str, name: str) -> None:
 def snap(page: Page, text: str, name: str) -> None:
     """Wait for a text on the open page, and save the picture."""
     page.get_by_text(text).first.wait_for()
-    page.wait_for_timeout(1500)
+    page.wait_for_timeout(5000)
     page.screenshot(path=IMAGES / name)
     print(IMAGES / name, (IMAGES / name).stat().st_size)
 
