@@ -2,9 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMPS := .venv/stamps
-# What `make test SPREAD=...` adds: `-n 2 --dist loadscope --no-loadscope-reorder` shares the tests
-# between two processes, as tests/spreading.py says.
-SPREAD ?=
+# `make test PROCESSES=2` shares the tests between two processes, as tests/spreading.py says.
+PROCESSES ?= 1
+SPREAD = $(if $(filter-out 1,$(PROCESSES)),-p tests.spreading -n $(PROCESSES) --dist loadscope --no-loadscope-reorder)
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help

@@ -11,5 +11,4 @@ pytest_plugins = [
     "tests.services.s3",
     "tests.services.slurm",
     "tests.services.sshd",
-    "tests.spreading",
 ]
