@@ -8,11 +8,11 @@ SPREAD = $(if $(filter-out 1,$(PROCESSES)),-p tests.spreading -n $(PROCESSES) --
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui stack stack-check test test-faults test-stack bench docs lint wheel clean
+.PHONY: help demo ui stack stack-check test test-faults test-kubernetes test-stack bench docs lint wheel clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | \
-		while IFS='|' read -r target text; do printf '%-18s %s\n' "$$target" "$$text"; done
+		while IFS='|' read -r target text; do printf '%-23s %s\n' "$$target" "$$text"; done
 
 $(STAMPS)/%: scripts/bootstrap.py pyproject.toml constraints.txt
 	@$(PYTHON) scripts/bootstrap.py $*
@@ -31,11 +31,17 @@ stack-check:  ## say what is in the way of the stack
 
 test: $(STAMPS)/test  ## every check and test but the fault matrix and the stack
 	@scripts/install_services.sh
-	@$(BIN)/python -m pytest -m "not faults and not stack"
+	@$(BIN)/python -m pytest -m "not faults and not images and not stack"
 
 test-faults: $(STAMPS)/test  ## the full fault matrix
 	@scripts/install_services.sh
 	@$(BIN)/python -m pytest -m faults
+
+test-kubernetes: $(STAMPS)/test  ## what runs in pods, on the cluster of KUBECONFIG, and the images
+	@test -n "$$KUBECONFIG" || { echo "set KUBECONFIG, ENSEMBLE_TEST_KUBE_IMAGE and" \
+		"ENSEMBLE_TEST_KUBE_HOST: docs/development.rst says to what" >&2; exit 2; }
+	@scripts/install_services.sh
+	@$(BIN)/python -m pytest -m "(kubernetes or images) and not faults"
 
 test-stack: $(STAMPS)/test  ## the stack of containers: its DAGs, and what kills do to them
 	@AIRFLOW_PORT=0 POSTGRES_PORT=0 S3_PORT=0 $(PYTHON) scripts/stack.py --check

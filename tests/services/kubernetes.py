@@ -27,6 +27,8 @@ from tests.services.kube_objects import Object
 if TYPE_CHECKING:
     from kubernetes.client import CoreV1Api
 
+#: The real cluster. Its variable must not reach what tests start: it confuses Airflow's triggers.
+KUBECONFIG = os.environ.pop("KUBECONFIG", None)
 #: What Airflow's identity may do in the tests' namespace, and no more.
 AIRFLOW_RULES: Sequence[Mapping[str, Sequence[str]]] = (
     {
@@ -370,8 +372,7 @@ def await_default_account(core: CoreV1Api, namespace: str, timeout: float = 60) 
 @pytest.fixture(scope="session")
 def kubernetes() -> Iterator[Cluster]:
     """The real cluster that ``KUBECONFIG`` names, or the fake."""
-    kubeconfig = os.environ.get("KUBECONFIG")
-    with real_cluster(Path(kubeconfig)) if kubeconfig else fake_cluster() as cluster:
+    with real_cluster(Path(KUBECONFIG)) if KUBECONFIG else fake_cluster() as cluster:
         yield cluster
 
 
@@ -380,3 +381,10 @@ def fake_kubernetes() -> Iterator[Cluster]:
     """A fake of the test's own, to stop, and to ask for what no real one does on request."""
     with fake_cluster() as cluster:
         yield cluster
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that a cluster matters to, for ``make test-kubernetes``."""
+    for item in items:
+        if "kubernetes" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.kubernetes)
