@@ -14,10 +14,13 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 
+from airflow_ensemble.engine.batch import register
 from airflow_ensemble.engine.control import open_control
 from airflow_ensemble.engine.ensemble import load
+from airflow_ensemble.engine.index.interface import Scope
 from airflow_ensemble.operators.pull_worker import PullWorkerOperator
 from airflow_ensemble.operators.register import RegisterSimulationsOperator
+from airflow_ensemble.sensors.drained import EnsembleDrainedSensor
 from airflow_ensemble.task_groups.ensemble import EnsembleTaskGroup
 from airflow_ensemble.task_groups.kubernetes import Kubernetes
 from airflow_ensemble.triggers import own_task
@@ -91,7 +94,7 @@ class Bench:
             EnsembleTaskGroup("e", ensemble=str(path), backend=backend)
         return self._run_dag(dag)
 
-    def run_worker(self, path: Path, **options: Any) -> Any:
+    def run_worker(self, path: Path, *, wait: bool = False, **options: Any) -> Any:
         """Run one worker without a sensor beside it: here, one task runs after the other."""
         volumes, mounts = self.cluster.shared(self.folder)
         template = {
@@ -102,10 +105,10 @@ class Bench:
         }
         common = {"ensemble": str(path), "render_template_as_native_obj": True}
         with DAG(self.folder.name, schedule=None) as dag:
-            register = RegisterSimulationsOperator(task_id="register", **common)
-            PullWorkerOperator(
+            registered = RegisterSimulationsOperator(task_id="register", **common)
+            worker = PullWorkerOperator(
                 task_id="worker",
-                registration=register.output,
+                registration=registered.output,
                 kubernetes_conn_id="cluster",
                 pod_template_dict=template,
                 poll_interval=0.5,
@@ -113,12 +116,21 @@ class Bench:
                 startup_check_interval_seconds=1,
                 **{"retries": 1, **common, **options},
             )
+            if wait:
+                worker >> EnsembleDrainedSensor(
+                    task_id="wait",
+                    registration=registered.output,
+                    worker_tasks=["worker"],
+                    poll_interval=0.5,
+                    grace=0.5,
+                    trigger_rule="all_done",
+                    **common,
+                )
         return self._run_dag(dag)
 
-    def control(self) -> Any:
-        return open_control(
-            load(self.folder / "ensemble.yaml"), resolve_connection=lambda _: self.dsn
-        )
+    def control(self, *, create: bool = False) -> Any:
+        file = load(self.folder / "ensemble.yaml")
+        return open_control(file, create=create, resolve_connection=lambda _: self.dsn)
 
     def reasons(self, id: str) -> list[str]:
         with self.control() as control:
@@ -187,9 +199,12 @@ def test_pods_drain_the_batch_and_leave_nothing_behind(
 
 
 def test_a_night_with_nothing_to_do_starts_no_pod(bench: Bench) -> None:
-    path = bench.write([])
+    path = bench.write(rows(1))
+    with bench.control(create=True) as control:
+        register(control, "before")
+        control.index.cancel(control.key, Scope())
     run = bench.run(path)
-    assert run.state == "success", states(run)
+    assert states(run)["e.wait_until_drained", -1] == "success"
     assert states(run)["e.pull_worker", -1] == "skipped"
     assert result(run, "e.plan_workers") == []
 
@@ -243,11 +258,9 @@ def test_a_worker_that_refuses_burns_no_retries(bench: Bench) -> None:
 
 def test_workers_that_never_start_end_the_waiting_with_their_reason(bench: Bench) -> None:
     path = bench.write(rows(2), kubernetes={"image": "localhost/missing:1"})
-    run = bench.run(path, worker={"retries": 0})
-    assert run.state == "failed"
-    assert states(run)["e.wait_until_drained", -1] == "failed"
-    assert states(run)["e.collect", -1] == "failed"
-    (end,) = pod_ends(run)
+    run = bench.run_worker(path, retries=0, wait=True)
+    assert (states(run)["worker", -1], states(run)["wait", -1]) == ("failed", "failed")
+    (end,) = pod_ends(run, "worker")
     assert end["detail"].startswith("never ran: ")
     assert "ImagePull" in end["detail"]
     assert bench.cluster.pods(f"ensemble={bench.folder.name}") == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import threading
 import time
@@ -34,8 +35,9 @@ def real(kubernetes: Cluster) -> Iterator[Cluster]:
     """The real cluster, with no Job left over from one test to the next."""
     if not kubernetes.real:
         pytest.skip("the fake has pods and no Jobs: `make test-kubernetes` runs this on a cluster")
+    assert shutil.which("kubectl"), "KUBECONFIG is set: put kubectl on PATH, too"
     yield kubernetes
-    kubectl(kubernetes, "delete", "jobs", "--all", "--wait=true", "--grace-period=1")
+    kubectl(kubernetes, "delete", "jobs,deployments", "--all", "--wait=true")
     kubernetes.clear()
 
 
@@ -297,6 +299,28 @@ def test_forbidden(place: Place, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> N
     assert ended.code == 2
     assert "Forbidden" in ended.err
     assert "ensemble manifests --kind rbac" in ended.err
+
+
+def test_deployment_serves_what_is_registered_now_and_later(place: Place, cli: Cli) -> None:
+    file = place.write(rows(3))
+    assert cli("register", file).code == 0
+    manifest = cli("manifests", "--kind=serve", file).out
+    kubectl(place.cluster, "apply", "-f", "-", text=manifest)
+
+    def complete() -> int:
+        return int(cli("status", "--json", file).json["counts"]["complete"])
+
+    await_true(lambda: complete() == 3)
+    (pod,) = place.cluster.pods("ensemble=tests,app.kubernetes.io/component=serve")
+    table = file.parent / "table.jsonl"
+    table.write_text(table.read_text() + json.dumps({"id": "later", "seconds": 0}) + "\n")
+    assert cli("register", file).code == 0
+    await_true(lambda: complete() == 4)
+    # The same pod, which has waited for it; scaled down, it ends within its grace period.
+    assert place.cluster.pod(pod["metadata"]["name"])["status"]["phase"] == "Running"  # type: ignore[index]
+    name = yaml.safe_load(manifest)["metadata"]["name"]
+    kubectl(place.cluster, "scale", "deployment", name, "--replicas=0")
+    place.cluster.await_gone(pod["metadata"]["name"], timeout=30)
 
 
 def test_role_of_the_command_line_suffices(

@@ -265,7 +265,7 @@ def test_workers_may_do_nothing_and_airflow_what_it_needs() -> None:
     assert worker["metadata"]["name"] == "ensemble-worker"
     verbs = {(rule["resources"][0]): set(rule["verbs"]) for rule in role["rules"]}
     assert verbs["pods"] == {"create", "get", "list", "watch", "patch", "delete"}
-    assert verbs["pods/log"] == {"get"}
+    assert verbs["pods/log"] == {"get", "list"}
     assert verbs["events"] == {"list", "watch"}
     assert "secrets" not in verbs
     assert binding["subjects"] == [

@@ -171,6 +171,8 @@ class SshServer:
             "MaxStartups 200:30:400",
             "LogLevel VERBOSE",
             "Subsystem sftp internal-sftp",
+            # What a person's shell begins with takes its time, and may leave a lock when it is cut.
+            f"SetEnv HOME={self.root}",
         ]
         given = {option.split()[0] for option in self._options}
         return [line for line in lines if line.split()[0] not in given]

@@ -259,7 +259,7 @@ def rbac(workers: Workers) -> list[dict[str, Any]]:
             **_object(workers, _RBAC, role, AIRFLOW_ACCOUNT),
             "rules": [
                 _rule("", ["pods"], ["create", "get", "list", "watch", "patch", "delete"]),
-                _rule("", ["pods/log"], ["get"]),
+                _rule("", ["pods/log"], ["get", "list"]),
                 _rule("", ["events"], ["list", "watch"]),
             ],
         },
