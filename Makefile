@@ -31,7 +31,7 @@ stack-check:  ## say what is in the way of the stack
 
 test: $(STAMPS)/test  ## every check and test but the fault matrix and the stack
 	@scripts/install_services.sh
-	@$(BIN)/python -m pytest -m "not faults and not images and not stack"
+	@$(BIN)/python -m pytest $(SPREAD) -m "not faults and not images and not stack"
 
 test-faults: $(STAMPS)/test  ## the full fault matrix
 	@scripts/install_services.sh
