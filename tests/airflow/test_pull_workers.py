@@ -124,6 +124,7 @@ class Bench:
                     poll_interval=0.5,
                     grace=0.5,
                     trigger_rule="all_done",
+                    deferrable=False,  # a trigger in this process belongs to no task
                     **common,
                 )
         return self._run_dag(dag)

@@ -156,7 +156,7 @@ class PullWorkerOperator(EnsembleOperator, KubernetesPodOperator):
         """Go on with what the trigger has found."""
         self._context = context
         if event["status"] == "timeout":
-            self._time_out(context, event.get("last_log_time"))
+            self._time_out(context, event["message"], event.get("last_log_time"))
         try:
             return super().trigger_reentry(context, event)
         except AirflowException as error:
@@ -173,8 +173,8 @@ class PullWorkerOperator(EnsembleOperator, KubernetesPodOperator):
         self._context = context
         try:
             return super().resume_execution(next_method, next_kwargs, context)
-        except TaskDeferralTimeout:
-            self._time_out(context)
+        except TaskDeferralTimeout as error:
+            self._time_out(context, str(error))
         except TaskDeferralError as error:
             if context["ti"].try_number > context["ti"].max_tries:
                 self._stop_pods(context, Reason.INTERRUPTED, "its trigger failed")
@@ -272,7 +272,6 @@ class PullWorkerOperator(EnsembleOperator, KubernetesPodOperator):
         self.full_pod_spec = self._above(template)
         self.pod_template_file = self.pod_template_dict = None
         self.labels = {**self.labels, **own}
-        self.cluster_context = self.cluster_context or options.get("context")
         self.name = self.name or object_name(f"{ensemble.name}-{self.worker}", _MAX_NAME)
         if not (self.image or self.full_pod_spec.spec.containers[0].image):
             raise AirflowFailException(_not_named("image of the worker", "image"))
@@ -336,9 +335,14 @@ class PullWorkerOperator(EnsembleOperator, KubernetesPodOperator):
         kind = AirflowFailException if end.exit_code == REFUSED else AirflowException
         raise kind(f"pod {name}: {end.detail}") from error
 
-    def _time_out(self, context: Context, logged_until: Any = None) -> NoReturn:
-        """Delete the pod, whose time is up; the next try has a new one, and time of its own."""
-        detail = f"the task's execution_timeout of {self.execution_timeout} has passed"
+    def _time_out(self, context: Context, message: str, logged_until: Any = None) -> NoReturn:
+        """Delete the pod, whose time is up; the next try has a new one, and time of its own.
+
+        :param message: what Airflow's trigger says: a pod has less time to start than to run.
+        :param logged_until: up to when its log stands in the task's log.
+        """
+        limit = self.execution_timeout
+        detail = f"the task's execution_timeout of {limit} has passed" if limit else message
         for pod in self._own_pods(context):
             self._log_rest(pod, logged_until)
         self._stop_pods(context, Reason.TIME_LIMIT, detail)
