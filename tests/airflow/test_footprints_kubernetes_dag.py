@@ -22,6 +22,7 @@ WORKER = "footprints.pull_worker"
 #: The Secret that the ensemble file names.
 STORE_SECRET = "ensemble-object-store"
 MODEL = {**HYSPLIT, "grid": GRID}
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")

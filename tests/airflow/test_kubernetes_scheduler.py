@@ -29,6 +29,7 @@ from tests.services.postgres import PASSWORD
 
 #: Seconds that a busy machine may take until a run's pods work.
 PATIENCE = 240
+pytestmark = pytest.mark.timeout(900)
 
 
 def gated(airflow: Live, cluster: Cluster, *ids: str, **keys: object) -> PodPlace:
@@ -98,6 +99,7 @@ def test_no_secret_reaches_spec_log_xcom_or_rendered_template(whole: Whole, airf
     assert set(index["valueFrom"]) == {"secretKeyRef"}
 
 
+@pytest.mark.faults
 def test_one_run_twice_at_once_runs_every_simulation_once(airflow: Live, cluster: Cluster) -> None:
     place = gated(airflow, cluster, *(f"s{n}" for n in range(6)))
     runs = [start(airflow, place), start(airflow, place)]
@@ -108,6 +110,7 @@ def test_one_run_twice_at_once_runs_every_simulation_once(airflow: Live, cluster
     place.await_no_pod()
 
 
+@pytest.mark.faults
 def test_execution_timeout_counts_while_deferred_and_its_pod_is_deleted(
     airflow: Live, cluster: Cluster
 ) -> None:
@@ -147,12 +150,12 @@ def test_kill_is_kill_and_nothing_else_is(airflow: Live, cluster: Cluster) -> No
     run = start(airflow, place, n_workers=4)
     place.await_executions(4, PATIENCE)
     for n in range(4):
-        await_state(run, n, "deferred", task=WORKER)
+        await_state(run, n, "deferred", PATIENCE, WORKER)
     pods = place.pod_names()
 
     # Marked as failed: exactly this pod is deleted.
     airflow.client.set_state(run.dag, run.id, WORKER, 0, "failed")
-    cluster.await_gone(pods[0])
+    cluster.await_gone(pods[0], timeout=PATIENCE)
     assert place.pod_names() == pods[1:]
 
     # Cleared: its pod is deleted, and another takes its place.
@@ -160,7 +163,7 @@ def test_kill_is_kill_and_nothing_else_is(airflow: Live, cluster: Cluster) -> No
     cluster.await_gone(pods[1], timeout=PATIENCE)
     wait_until(lambda: len(place.pods()) == 3, PATIENCE, "another pod")
     assert place.pod_names()[1:] == pods[2:]
-    await_state(run, 1, "deferred", task=WORKER)
+    await_state(run, 1, "deferred", PATIENCE, WORKER)
     place.await_executions(5, PATIENCE)
     alive = place.pod_names()
 
@@ -177,7 +180,7 @@ def test_kill_is_kill_and_nothing_else_is(airflow: Live, cluster: Cluster) -> No
         for process in stalled:
             process.resume()
         wait_until(
-            lambda: was_told_to_kill(airflow, run, WORKER, 2, first), 60, "on_kill of the first"
+            lambda: was_told_to_kill(airflow, run, WORKER, 2, first), 120, "on_kill of the first"
         )
         time.sleep(5)
         assert place.pod_names() == alive
