@@ -232,19 +232,16 @@ class PullWorkerOperator(EnsembleOperator, KubernetesPodOperator):
         seen_oids: set[int],
     ) -> None:
         """Render what Kubernetes is given to text: there, the text ``1`` is no number."""
-        if parent is self:
-            text = set(KubernetesPodOperator.template_fields)
-            ours = [name for name in template_fields if name not in text]
-            super()._do_render_template_fields(parent, ours, context, jinja_env, seen_oids)
-            template_fields = [name for name in template_fields if name in text]
-            jinja_env = self._text_environment()
-        super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
-
-    def _text_environment(self) -> jinja2.Environment:
-        wanted = self.render_template_as_native_obj
+        render = super()._do_render_template_fields
+        if parent is not self:
+            render(parent, template_fields, context, jinja_env, seen_oids)
+            return
+        text = [name for name in template_fields if name in KubernetesPodOperator.template_fields]
+        ours = [name for name in template_fields if name not in text]
+        render(parent, ours, context, jinja_env, seen_oids)
+        wanted, self.render_template_as_native_obj = self.render_template_as_native_obj, False
         try:
-            self.render_template_as_native_obj = False
-            return self.get_template_env()
+            render(parent, text, context, self.get_template_env(), seen_oids)
         finally:
             self.render_template_as_native_obj = wanted
 
