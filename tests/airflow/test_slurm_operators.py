@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from airflow.sdk import DAG
+from airflow.sdk.exceptions import AirflowTaskTimeout, TaskDeferred
 from local_airflow import wait_until
 
 from airflow_ensemble.engine.ensemble import load
 from airflow_ensemble.operators.register import RegisterSimulationsOperator
+from airflow_ensemble.operators.slurm_collect import SlurmCollectOperator
 from airflow_ensemble.operators.slurm_submit import SlurmSubmitOperator
 from airflow_ensemble.slurm.batches import preview
 from airflow_ensemble.slurm.cluster import Cluster
@@ -97,6 +102,46 @@ def test_what_a_dead_run_left_on_the_cluster_is_taken_by_the_next(
     assert (registration["complete"], registration["pending"]) == (3, 0)
     assert states(run)["e.wait_for_chunk", -1] == "skipped"
     assert len(place.executions()) == 3
+
+
+def test_a_collecting_job_that_takes_too_long_is_cancelled_and_the_next_try_submits_another(
+    run_dag: RunDag, cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    hold = cluster.shared / "hold"
+    waits = f"while [ -e {hold} ]; do sleep 0.2; done"
+    place = make_place(cluster, tmp_path, rows(2), execution={"setup": [waits]})
+    run = run_dag(group_dag("collected_late", place))
+    assert run.state == "success"
+    target = place.shared / "all.nc"
+    collect = SlurmCollectOperator(
+        task_id="collect",
+        registration=result(run, "e.register"),
+        ensemble=str(place.file),
+        slurm_conn_id="hpc",
+        to=str(target),
+        execution_timeout=timedelta(seconds=30),
+        dag=DAG("collects"),
+    )
+    pushed: dict[str, Any] = {}
+    context: Any = {"ti": SimpleNamespace(xcom_push=pushed.__setitem__)}
+    cluster.answer(f"touch {hold}")
+
+    before = time.time()
+    with pytest.raises(TaskDeferred) as deferred:
+        collect.execute(context)
+    assert before + 30 <= deferred.value.trigger.deadline <= time.time() + 30
+    late = pushed["slurm_job_id"]
+    wait_until(lambda: queue(cluster) == {late}, 60, "the collecting job to run")
+    with pytest.raises(AirflowTaskTimeout, match=r"0:00:30 has passed: the collecting job was"):
+        collect.resume(context, {"status": "timeout"})
+    wait_until(lambda: not queue(cluster), 60, "the collecting job to be cancelled")
+    assert not target.exists()
+
+    with pytest.raises(TaskDeferred):
+        collect.execute(context)
+    assert pushed["slurm_job_id"] != late
+    cluster.answer(f"rm {hold}")
+    wait_until(target.exists, 90, "the next try's job to collect")
 
 
 @pytest.mark.parametrize(
