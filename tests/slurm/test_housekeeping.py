@@ -1,4 +1,4 @@
-"""Folders of jobs that are over are removed from the control folder, and no others."""
+"""What jobs that are over have left is removed from the control folder, and nothing else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from airflow_ensemble.engine import batch
 from airflow_ensemble.engine.control import Control, open_control
 from airflow_ensemble.engine.ensemble import load
 from airflow_ensemble.slurm.batches import collection_chunk
-from airflow_ensemble.slurm.housekeeping import MIN_AGE, remove_job_folders
+from airflow_ensemble.slurm.housekeeping import MIN_AGE, remove_job_folders, remove_staged
 from tests.ensembles import write_ensemble
 
 
@@ -91,6 +91,34 @@ def test_a_collection_that_may_run_keeps_its_folder(tmp_path: Path) -> None:
         assert remove_job_folders(control) == [folder]
 
 
+def stage(control: Control, name: str, seconds: float = MIN_AGE + 60) -> Path:
+    """Make a folder as of a bundle or of code, staged so long ago."""
+    folder = control.ensemble.control / "slurm" / name
+    folder.mkdir(parents=True)
+    (folder / "file").write_text("bytes")
+    age(folder, seconds)
+    return folder
+
+
+def test_bundles_and_code_go_that_no_job_folder_names(tmp_path: Path) -> None:
+    with open_control(load(write_ensemble(tmp_path, [{"id": "a"}])), create=True) as control:
+        job = make_job(control, "one")
+        kept = [stage(control, "bundles/aaaa"), stage(control, "code/bbbb")]
+        unnamed = [stage(control, "bundles/cccc"), stage(control, "code/dddd")]
+        fresh = stage(control, "bundles/eeee", 60)
+        (job / "job.sh").write_text(f"bundle={kept[0]}/ensemble-worker.pyz\n")
+        (job / "0.1.jsonl").write_text(f'{{"code": ["{kept[1]}"]}}\n{{"id": "code/dddd"}}\n')
+        assert remove_staged(control) == []  # its batch is open: another job may be on its way
+        settle(control)
+
+        assert remove_staged(control, dry_run=True) == unnamed
+        assert remove_staged(control, without=[job], dry_run=True) == sorted([*kept, *unnamed])
+        assert all(folder.is_dir() for folder in [*kept, *unnamed, fresh])
+        assert remove_staged(control) == unnamed
+        assert all(folder.is_dir() for folder in [*kept, fresh])
+        assert not any(folder.exists() for folder in unnamed)
+
+
 def test_gc_lists_them_before_it_removes_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -98,9 +126,15 @@ def test_gc_lists_them_before_it_removes_them(
     with open_control(load(file), create=True) as control:
         folder = make_job(control, "one")
         settle(control)
+        bundle = stage(control, "bundles/aaaa")
+        (folder / "job.sh").write_text(f"bundle={bundle}/ensemble-worker.pyz\n")
+        age(folder / "job.sh")
+        age(folder)
     assert main(["gc", "-f", str(file), "--dry-run"]) == 0
-    assert str(folder) in capsys.readouterr().out
+    listed = capsys.readouterr().out
+    assert f"{folder}\n{bundle}\n" in listed
     assert folder.is_dir()
     assert main(["gc", "-f", str(file)]) == 0
-    assert "1 job folder of Slurm" in capsys.readouterr().out
+    assert "1 job folder of Slurm, and 1 of bundles and code" in capsys.readouterr().out
     assert not folder.exists()
+    assert not bundle.exists()

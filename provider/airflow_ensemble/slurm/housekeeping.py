@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Seconds for which nothing in a job's folder may have changed before it is removed.
 MIN_AGE = 86400.0
+#: Folders in which jobs of all batches find what they share.
+_STAGED = ("bundles", "code")
 
 
 def remove_job_folders(
@@ -27,7 +29,7 @@ def remove_job_folders(
 
     Only those that a login node has made below ``slurm`` in the control folder: what an ensemble's
     own ``remote_root`` or a connection's holds may be another machine's. What the index does not
-    know stays, and so do the worker bundle and the model's code.
+    know stays.
 
     :param min_age: seconds since the last change of any file in it.
     :return: the folders, oldest job first.
@@ -47,6 +49,45 @@ def remove_job_folders(
             with suppress(OSError):  # other jobs of the batch are in it
                 folder.parent.rmdir()
     return removed
+
+
+def remove_staged(
+    control: Control,
+    *,
+    without: Collection[Path] = (),
+    min_age: float = MIN_AGE,
+    dry_run: bool = False,
+) -> list[Path]:
+    """Remove worker bundles and copies of code that no job folder names, nor an open batch may.
+
+    What a later run needs of them, it stages again.
+
+    :param without: job folders that count as removed.
+    :param min_age: seconds since one was staged.
+    :return: their folders.
+    """
+    index, base = control.index, control.ensemble.control / "slurm"
+    if any(index.open_batches(key) for key in index.ensembles(control.ensemble.name)):
+        return []
+    folders = [folder for kind in _STAGED for folder in sorted((base / kind).glob("*"))]
+    now = time.time()
+    old = [folder for folder in folders if now - folder.lstat().st_mtime >= min_age]
+    named = "".join(_texts(base, without)) if old else ""
+    removed = [folder for folder in old if f"{folder.parent.name}/{folder.name}" not in named]
+    for folder in () if dry_run else removed:
+        shutil.rmtree(folder)
+    return removed
+
+
+def _texts(base: Path, without: Collection[Path]) -> Iterator[str]:
+    """Yield what names bundles and code in job folders: scripts, and the first lines of chunks."""
+    for script in base.glob("*/*/*/job.sh"):
+        if script.parent in without:
+            continue
+        yield script.read_text()
+        for chunk in script.parent.glob("*.jsonl"):
+            with chunk.open() as lines:
+                yield lines.readline()
 
 
 def _settled_jobs(control: Control) -> Iterator[JobInfo]:

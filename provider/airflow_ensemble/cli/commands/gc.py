@@ -17,18 +17,20 @@ def _add_arguments(parser: ArgumentParser) -> None:
 
 def _run(args: Namespace, console: Console) -> int:
     from airflow_ensemble.engine.upkeep import collect_garbage
-    from airflow_ensemble.slurm.housekeeping import remove_job_folders
+    from airflow_ensemble.slurm.housekeeping import remove_job_folders, remove_staged
 
     with opened(args) as control:
         garbage = collect_garbage(control, dry_run=args.dry_run)
         folders = remove_job_folders(control, dry_run=args.dry_run)
-    for folder in folders if args.dry_run else ():
+        staged = remove_staged(control, without=folders, dry_run=args.dry_run)
+    for folder in [*folders, *staged] if args.dry_run else ():
         console.say(str(folder))
     console.say(
         f"{'would remove' if args.dry_run else 'removed'} {format_count(garbage.files, 'file')} "
         f"({format_bytes(garbage.bytes)}) and the chunk files of "
         f"{garbage.batches:,} settled {'batch' if garbage.batches == 1 else 'batches'}"
         + (f", and {format_count(len(folders), 'job folder')} of Slurm" if folders else "")
+        + (f", and {len(staged):,} of bundles and code" if staged else "")
     )
     return 0
 
