@@ -41,6 +41,8 @@ def simulate(run):
             time.sleep(0.1)
     return {}
 """
+#: Fills the pod's ``/tmp``, which is in memory.
+FILL = "until [ -e {go} ]; do sleep 0.1; done; exec dd if=/dev/zero of=/tmp/fill bs=1M count=400"
 LITTLE = {"limits": {"memory": "200Mi"}}
 #: A lease that a test can wait for.
 SHORT = ("--lease", "8")
@@ -62,8 +64,9 @@ class Drain:
         self._index_secret = kubernetes.index_secret(dsn)
         self._s3_secret = kubernetes.make_secret({**CREDENTIALS, "AWS_ENDPOINT_URL": endpoint})
         self._label = uuid.uuid4().hex[:8]
-        # The models' code is read by pods, which are another user.
-        self._volumes, self._mounts = kubernetes.shared(folder)
+        volumes, mounts = kubernetes.shared(folder)
+        self._volumes = [*volumes, {"name": "tmp", "emptyDir": {"medium": "Memory"}}]
+        self._mounts = [*mounts, {"name": "tmp", "mountPath": "/tmp"}]
 
     def register(self, count: int, *, seconds: float = 0, **options: Any) -> None:
         """Register simulations that trace their executions."""
@@ -101,6 +104,7 @@ class Drain:
                 ],
                 envFrom=[{"secretRef": {"name": self._s3_secret}}],
                 volumeMounts=self._mounts,
+                securityContext={"readOnlyRootFilesystem": True, "runAsNonRoot": True},
                 pod=pod,
                 **{"name": f"w-{uuid.uuid4().hex[:10]}", **spec},
             )
@@ -158,16 +162,6 @@ def drain(
     drain = Drain(kubernetes, postgres.new_database(), s3, tmp_path)
     yield drain
     drain.close()
-
-
-def offer_worker(kubernetes: Cluster, name: str) -> None:
-    """Let the kernel kill a pod's worker, and not its simulation, when memory runs out.
-
-    The fake kills all of a pod, as newer kernels do.
-    """
-    if kubernetes.real:
-        first = min(kubernetes.processes(name))
-        Path(f"/proc/{first}/oom_score_adj").write_text("1000")
 
 
 def await_true(condition: Callable[[], object], what: str, timeout: float = 60) -> None:
@@ -237,11 +231,14 @@ def test_a_simulation_out_of_memory_costs_one_attempt(drain: Drain) -> None:
 
 
 def test_a_worker_out_of_memory_is_charged_when_it_is_dismissed(drain: Drain) -> None:
-    drain.register_greedy()
+    """Files in memory count and belong to nobody: the kernel kills the largest, the worker."""
+    drain.register_rows([{"go": str(drain.go)}], command=("/bin/sh", "-c", FILL))
     (name,) = drain.start(1, resources=LITTLE)
     drain.await_running(1)
-    offer_worker(drain.kubernetes, name)
-    drain.go.touch()
+    if drain.kubernetes.fake:
+        drain.kubernetes.fake.oom(drain.kubernetes.namespace, name)
+    else:
+        drain.go.touch()
     pod = drain.kubernetes.await_end(name)
 
     assert how_ended(pod, "base").reason is Reason.OUT_OF_MEMORY
