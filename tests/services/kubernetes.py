@@ -357,7 +357,7 @@ def airflow_kubeconfig(kubeconfig: Path, core: CoreV1Api, namespace: str) -> Obj
     }
 
 
-def await_default_account(core: CoreV1Api, namespace: str, timeout: float = 60) -> None:
+def await_default_account(core: CoreV1Api, namespace: str, timeout: float = 5) -> None:
     """Wait until pods can be made in a new namespace: they need its service account ``default``."""
     deadline = time.monotonic() + timeout
     while True:
