@@ -140,7 +140,7 @@ def test_workers_that_are_all_gone_end_the_run_with_their_reasons(
     assert states[WAIT, -1] == "failed"
     log = run.log(WAIT)
     assert "3 of 3 simulations are unfinished" in log
-    assert "2 × lost: exit code 137: killed by SIGKILL" in log
+    assert "lost: exit code 137: killed by SIGKILL" in log
     assert place.reasons("a") + place.reasons("b") == ["lost", "lost"]
 
 
