@@ -161,12 +161,13 @@ def test_killed_workers_cost_what_they_ran(fleet: Fleet, number: int) -> None:
         worker.kill()
     fleet.finish(workers[:number], -signal.SIGKILL)
     fleet.finish([*workers[number:], *fleet.launch(number)])
-    fleet.check(repeated=number)
+    # Each had one that ran, and perhaps one whose end it had not told yet.
+    fleet.check(repeated=2 * number)
     lost = [
         a for i in fleet.simulations() for a in fleet.index.attempts(fleet.key, i.simulation.id)
     ]
     assert {a.reason for a in lost} <= {Reason.LOST}
-    assert len(lost) <= number
+    assert len(lost) <= 2 * number
 
 
 def test_a_sleeper_whose_simulation_ended_meanwhile_changes_nothing(fleet: Fleet) -> None:
