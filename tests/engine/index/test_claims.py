@@ -125,6 +125,24 @@ def test_discharge_charges_nothing(index: OutputIndex, key: EnsembleKey) -> None
         index.renew("w")
 
 
+def test_what_has_not_begun_can_be_handed_back(index: OutputIndex, key: EnsembleKey) -> None:
+    index.register(key, sims("runs", "waits", "stays"), batch_key="b")
+    index.enlist(key, "w", "host")
+    runs, *_ = index.claim("w", 3)
+    index.record(key, [started(runs)], worker="w")
+    assert index.hand_back("w", ["runs", "waits", "never heard of"]) == 1
+    assert index.hand_back("w", ["waits"]) == 0
+    assert [(i.status, i.tries, i.worker) for i in index.simulations(key)] == [
+        (Status.RUNNING, 0, "w"),
+        (Status.PENDING, 0, None),
+        (Status.DISPATCHED, 0, "w"),
+    ]
+    index.enlist(key, "other", "host")
+    assert [a.simulation.id for a in index.claim("other", 3)] == ["waits"]
+    with pytest.raises(Fenced):
+        index.hand_back("nobody", ["stays"])
+
+
 @pytest.mark.parametrize("reason", [Reason.OUT_OF_MEMORY, Reason.LOST, Reason.PREEMPTED])
 def test_dismissing_a_host_charges_what_its_workers_ran(index: OutputIndex, reason: Reason) -> None:
     key = index.define(limited(3))

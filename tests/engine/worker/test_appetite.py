@@ -10,6 +10,7 @@ from airflow_ensemble.engine.worker.appetite import (
     FIRST_SPREAD,
     LONGEST_SPREAD,
     MAX_AHEAD,
+    STUCK,
     Appetite,
     Spread,
 )
@@ -37,6 +38,21 @@ def test_long_simulations_are_not_hoarded() -> None:
         appetite.note(1, True, float(second))
     assert appetite.wanted(0, 600.0) == 2
     assert appetite.wanted(2, 600.0) == 0
+
+
+def test_short_ones_promise_nothing_of_a_long_one() -> None:
+    """One that fails at once, and behind it one of hours: others must get what waits."""
+    appetite = Appetite(1)
+    appetite.note(0, True, 0.0)
+    appetite.note(1, True, 0.1)
+    assert appetite.wanted(1, 1e-4) == 2
+    appetite.note(0, True, 0.1 + STUCK)
+    assert not appetite.is_stuck
+    appetite.note(0, True, 0.2 + STUCK)
+    assert appetite.is_stuck
+    assert appetite.wanted(1, 1e-4) == 0
+    appetite.note(1, True, 0.3 + STUCK)
+    assert not appetite.is_stuck
 
 
 def test_where_cores_are_crowded_its_own_pace_decides() -> None:

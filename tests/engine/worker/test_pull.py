@@ -78,6 +78,21 @@ def test_two_workers_share_the_work_and_run_each_simulation_once(bench: Bench) -
     assert len(workers) == 2
 
 
+def test_what_waits_behind_a_long_simulation_goes_to_others(bench: Bench, nap: str) -> None:
+    """Quick ones make a worker claim ahead; what it then cannot run is for who is free."""
+    bench.register(*["complete"] * 8, {"do": "sleep", "seconds": int(nap)}, *["complete"] * 12)
+    with bench.start() as first:
+        wait_for(lambda: bench.counts.running == 1)
+        with bench.start() as second:
+            wait_for(lambda: bench.counts.complete == 20)
+            assert bench.counts.running == 1
+            second.terminate()
+            said = second.communicate(timeout=PATIENCE)[1]
+        first.terminate()
+        said += first.communicate(timeout=PATIENCE)[1]
+    assert "Traceback" not in said, said
+
+
 def test_failures_are_tried_again_up_to_the_limit_and_exit_with_1(bench: Bench) -> None:
     bench.register("raise", "kill_itself", "invalid", "complete", limits=Limits(max_attempts=2))
     code, _ = bench.run()

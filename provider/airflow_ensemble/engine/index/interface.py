@@ -545,6 +545,14 @@ class OutputIndex(ABC):
         """
 
     @abstractmethod
+    def hand_back(self, worker: str, ids: Sequence[str]) -> int:
+        """Let others claim what the worker has claimed and not begun.
+
+        :param ids: which simulations; what runs, or is no longer the worker's, stays as it is.
+        :return: how many went back.
+        """
+
+    @abstractmethod
     def discharge(self, worker: str) -> int:
         """Hand back all that the worker holds, without charging a try, and forget the worker."""
 

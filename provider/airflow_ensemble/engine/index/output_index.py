@@ -297,6 +297,10 @@ class DatabaseIndex(OutputIndex):
         """Give a database that is out of reach up after so many seconds from now on."""
         self._database.hurry(patience)
 
+    def hand_back(self, worker: str, ids: Sequence[str]) -> int:
+        """Let others claim what the worker has claimed and not begun."""
+        return self._database.transact(lambda session: ownership.hand_back(session, worker, ids))
+
     def discharge(self, worker: str) -> int:
         """Hand back all that the worker holds, and forget the worker."""
         return self._database.transact(lambda session: ownership.discharge(session, worker))

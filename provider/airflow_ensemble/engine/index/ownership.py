@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -238,6 +239,15 @@ def _take_back(session: Session, worker: str, reason: Reason, detail: str) -> in
     taken = len(running) + claimed
     log.warning("%s: %d simulations of worker %s taken back", detail, taken, worker)
     return taken
+
+
+def hand_back(session: Session, worker: str, ids: Sequence[str]) -> int:
+    """Give back what the worker has claimed and not begun; return how many."""
+    ensemble, _ = renew(session, worker)
+    returned = session.run("worker_hand_back", worker=worker, ids=json.dumps(list(ids)))
+    if returned:
+        session.announce(ensemble)
+    return returned
 
 
 def discharge(session: Session, worker: str) -> int:

@@ -121,6 +121,11 @@ class Processes:
                 self._doomed[task.number] = (reason, detail)
         self._end_doomed()
 
+    def withdraw(self) -> list[Assignment]:
+        """Return what no process has yet, and forget it: somebody else may run it."""
+        self._end_doomed()
+        return [task.assignment for task in self._waiting.take_all()]
+
     def stop(self, reason: Reason, detail: str) -> None:
         """Stop all that has begun and forget the rest, of which no event comes."""
         self._waiting.clear()

@@ -61,6 +61,12 @@ class Waiting:
             self._tasks = deque(task for task in self._tasks if task.number not in numbers)
         return taken
 
+    def take_all(self) -> list[Task]:
+        """Take all tasks out, in their order."""
+        taken = list(self._tasks)
+        self._tasks.clear()
+        return taken
+
     def clear(self) -> None:
         """Forget all."""
         self._tasks.clear()

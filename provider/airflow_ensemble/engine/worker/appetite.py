@@ -9,6 +9,8 @@ AHEAD = 1.5
 MAX_AHEAD = 5000
 #: Seconds over which a worker's own pace is measured.
 WINDOW = 1.0
+#: Seconds without an end after which what waits may be better off with others.
+STUCK = 2 * AHEAD
 #: Seconds over which as many workers spread their looks as come in vain otherwise.
 FIRST_SPREAD = 0.02
 LONGEST_SPREAD = 0.5
@@ -29,6 +31,10 @@ class Appetite:
         self._pace: float | None = None
         self._began: float | None = None
         self._ended = 0
+        self._was_busy = False
+        self._moved = 0.0
+        #: Whether nothing has ended for a while: how long the last ones took says nothing then.
+        self.is_stuck = False
 
     def note(self, ended: int, is_busy: bool, now: float) -> None:
         """Take into account how many simulations have ended since the last call.
@@ -36,6 +42,10 @@ class Appetite:
         :param is_busy: whether there is more to do; idle time says nothing about the pace.
         :param now: monotonic seconds.
         """
+        if ended or not (is_busy and self._was_busy):
+            self._moved = now
+        self._was_busy = is_busy
+        self.is_stuck = now - self._moved > STUCK
         if self._began is None:
             self._began, self._ended = now, 0
         self._ended += ended
@@ -59,7 +69,7 @@ class Appetite:
         return wanted if held <= self._cpus or wanted > ahead // 2 else 0
 
     def _ahead(self, mean: float | None) -> int:
-        if mean is None:
+        if mean is None or self.is_stuck:
             return 0
         fits = AHEAD * self._cpus / max(mean, 1e-6)
         # Before the pace is known: twice as many each time.

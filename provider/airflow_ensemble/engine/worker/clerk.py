@@ -92,6 +92,7 @@ class Clerk:
         self._changed = threading.Lock()
         self._records: list[Record] = []
         self._claimed: list[Assignment] = []
+        self._returned: list[Assignment] = []
         self._lost: set[str] = set()
         self._holding: set[tuple[str, int]] = set()
         self._wanted = 0
@@ -162,6 +163,13 @@ class Clerk:
                 self._wanted = number
                 self._bell.ring()
 
+    def hand_back(self, assignments: Sequence[Assignment]) -> None:
+        """Have simulations handed back that were claimed and not begun."""
+        if assignments:
+            with self._changed:
+                self._returned.extend(assignments)
+            self._bell.ring()
+
     def take(self) -> list[Assignment]:
         """Return what was claimed since the last call."""
         with self._changed:
@@ -206,6 +214,7 @@ class Clerk:
         self._bell.hush()
         try:
             self._bring_records()
+            self._hand_back()
             self._claim()
             self._look()
             self._retry.reset()
@@ -219,7 +228,8 @@ class Clerk:
 
     def _has_work(self) -> bool:
         claim_is_due = self._wanted > 0 and time.monotonic() >= self._next_claim
-        return bool(self._records or claim_is_due or self._is_closing.is_set())
+        has_news = self._records or self._returned
+        return bool(has_news or claim_is_due or self._is_closing.is_set())
 
     def _rest(self) -> None:
         due = min(self._next_look, self._next_claim) if self._wanted else self._next_look
@@ -246,6 +256,20 @@ class Clerk:
             if not self._holding:  # perhaps the last ones: look at once
                 self._pause.reset()
                 self._next_claim = 0.0
+
+    def _hand_back(self) -> None:
+        if not self._returned:
+            return
+        moment, returned = time.monotonic(), list(self._returned)
+        self._index.hand_back(self._worker, [a.simulation.id for a in returned])
+        self._heard(moment)
+        logger.info(
+            "worker %s: handed %d simulations back that waited for long ones",
+            *(self._worker, len(returned)),
+        )
+        with self._changed:
+            del self._returned[: len(returned)]
+            self._holding.difference_update((a.simulation.id, a.attempt) for a in returned)
 
     def _claim(self) -> None:
         moment = time.monotonic()

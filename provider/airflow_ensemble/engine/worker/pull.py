@@ -157,6 +157,8 @@ class PullWorker:
         events = charge_to_stop(self._stop, self._pool.wait(1.0))
         self._note(events)
         self._clerk.record(self._recorder.record(events))
+        if self._appetite.is_stuck and self._pool.waiting:
+            self._clerk.hand_back(self._pool.withdraw())
         stop_on_broken_root(self._stop, events)
         self._report()
 
