@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+from local_airflow import wait_until
 
 from tests.airflow.live import Live, Run
 
@@ -50,6 +51,17 @@ def triggerer_of(run: Run, task: str, map_index: int) -> int | None:
     path = f"/dags/{run.dag}/dagRuns/{run.id}/taskInstances/{task}/{map_index}"
     job = run.client.call("GET", path)["triggerer_job"]
     return int(job["id"]) if job else None
+
+
+def await_trigger(airflow: Live, run: Run, task: str, map_index: int) -> None:
+    """Wait until a triggerer runs a task's trigger: a task may be deferred some time before.
+
+    Whoever ends the task in between is heard by nobody: Airflow removes the trigger unseen.
+    """
+    folder = log_folder(airflow, run, task, map_index)
+    wait_until(
+        lambda: any(folder.glob("attempt=1.log.trigger.*.log")), 120, f"the trigger of {folder}"
+    )
 
 
 def log_folder(airflow: Live, run: Run, task: str, map_index: int = -1) -> Path:

@@ -13,6 +13,7 @@ import pytest
 from local_airflow import wait_until
 
 from tests.airflow.components import (
+    await_trigger,
     end_component,
     freeze,
     log_folder,
@@ -151,6 +152,7 @@ def test_kill_is_kill_and_nothing_else_is(airflow: Live, cluster: Cluster) -> No
     place.await_executions(4, PATIENCE)
     for n in range(4):
         await_state(run, n, "deferred", PATIENCE, WORKER)
+        await_trigger(airflow, run, WORKER, n)
     pods = place.pod_names()
 
     # Marked as failed: exactly this pod is deleted.

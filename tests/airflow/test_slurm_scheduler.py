@@ -19,6 +19,7 @@ from local_airflow import wait_until
 
 from airflow_ensemble.engine.index.interface import Scope
 from tests.airflow.components import (
+    await_trigger,
     end_component,
     freeze,
     pid_of,
@@ -176,6 +177,7 @@ def test_kill_is_kill_and_nothing_else_is(airflow: Live, hpc: SlurmCluster, tmp_
     run = start(airflow, place, n_workers=4)
     for n in range(4):
         await_state(run, n, "deferred")
+        await_trigger(airflow, run, WAIT, n)
     wait_until(lambda: len(place.executions()) == 4, 60, "all elements to run")
     (job,) = place.job_ids()
     assert queue(hpc) == {f"{job}_{n}" for n in range(4)}
