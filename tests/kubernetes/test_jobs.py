@@ -31,11 +31,12 @@ COMMAND = ["python3", "-c",
 
 
 @pytest.fixture
-def real(kubernetes: Cluster) -> Iterator[Cluster]:
-    """The real cluster, with no Job left over from one test to the next."""
+def real(kubernetes: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """The real cluster, as a person's kubectl finds it; no Job is left from test to test."""
     if not kubernetes.real:
         pytest.skip("the fake has pods and no Jobs: `make test-kubernetes` runs this on a cluster")
     assert shutil.which("kubectl"), "KUBECONFIG is set: put kubectl on PATH, too"
+    monkeypatch.setenv("KUBECONFIG", str(kubernetes.kubeconfig))
     yield kubernetes
     kubectl(kubernetes, "delete", "jobs,deployments", "--all", "--wait=true")
     kubernetes.clear()
