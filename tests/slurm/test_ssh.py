@@ -540,7 +540,8 @@ class PasswordSite:
                 return
             transport = paramiko.Transport(line)
             transport.add_server_key(self._key)
-            transport.start_server(server=_Passwords(self._asks_for_more))
+            # Given an event it does not wait: a client that leaves early would end this thread.
+            transport.start_server(threading.Event(), _Passwords(self._asks_for_more))
             self._transports.append(transport)
 
     def __enter__(self) -> PasswordSite:
