@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from tests.cli.login_node import LoginNode, tools_without_slurm, wait_for
 from tests.ensembles import executions
 from tests.services.slurm import SlurmCluster
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -208,3 +213,19 @@ def test_a_factor_that_changes_nothing_is_warned_of(node):
         assert f"warning: execution.policies: {words}" in said
         assert f"set 'time' below 'execution' in {file}" in said
         assert "the factor of memory" not in said
+
+
+def test_the_ensemble_of_the_dag_is_submitted_without_a_warning(node):
+    """``dags/footprints_slurm``, with the interpreter of this site."""
+    folder = Path(shutil.copytree(ROOT / "dags", node.shared / "dags"))
+    node.own(folder)
+    file = folder / "footprints_slurm" / "ensemble.yaml"
+    python = ("--set", f"execution.python={node.cluster.python_with_models}")
+
+    said = [node(*command, *python) for command in (("check", file), ("run", file))]
+    cancelled = node("cancel", "--all", "-f", file)
+
+    assert [ended.code for ended in (*said, cancelled)] == [0, 0, 0], said
+    assert "submitted 4 array elements" in said[1].out
+    for ended in said:
+        assert "warning" not in (ended.out + ended.err).lower()
