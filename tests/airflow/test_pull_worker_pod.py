@@ -155,3 +155,31 @@ def test_what_kubernetes_is_given_is_rendered_to_text_whatever_the_dag_wants(
     assert [entry.value for entry in task.env_vars] == ["007", "1e3"]
     assert task.labels == {"floor": "2"}
     assert task.namespace == "12"
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_field_of_the_form_that_is_empty_leaves_it_to_the_file(
+    control: Control, native: bool
+) -> None:
+    with DAG("d", render_template_as_native_obj=native) as dag:
+        task = PullWorkerOperator(
+            task_id="w",
+            ensemble=control.ensemble.path,
+            registration={},
+            image="{{ params.x }}",
+            namespace="{{ params.x }}",
+            index_secret="{{ params.x }}",
+            name="{{ params.x }}",
+            env_vars={"SHADE": "{{ params.x }}", "BOTH": "a{{ params.x }}b"},
+        )
+    task.render_template_fields({"dag": dag, "params": {"x": None}})  # type: ignore[typeddict-item]
+    task._fill_in(control, "b1")
+    pod = ApiClient().sanitize_for_serialization(task.build_pod_request_obj(dry_run=True))
+    (container,) = pod["spec"]["containers"]
+    assert container["image"] == "localhost/file:1"
+    assert pod["metadata"]["namespace"] == "from-file"
+    assert pod["metadata"]["name"].startswith("tests-0-")
+    secret = container["env"][0]["valueFrom"]["secretKeyRef"]
+    assert secret == {"name": "index", "key": "url"}
+    rest = {entry["name"]: entry.get("value") for entry in container["env"][2:]}
+    assert rest == {"SHADE": "", "BOTH": "ab"}

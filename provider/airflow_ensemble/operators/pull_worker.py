@@ -63,6 +63,8 @@ REFUSED = 2
 GRACE_PERIOD = 30
 #: Seconds beyond its grace period after which a deleted pod is no longer waited for.
 DELETION_PATIENCE = 30.0
+#: Template fields that are for Kubernetes.
+_TEXT_FIELDS = frozenset({*KubernetesPodOperator.template_fields, "index_secret"})
 #: Longest name of a pod, less what makes it unique.
 _MAX_NAME = 50
 
@@ -231,17 +233,22 @@ class PullWorkerOperator(EnsembleOperator, KubernetesPodOperator):
         jinja_env: jinja2.Environment,
         seen_oids: set[int],
     ) -> None:
-        """Render what Kubernetes is given to text: there, the text ``1`` is no number."""
+        """Render what Kubernetes is given to text: there, the text ``1`` is no number.
+
+        None renders to the empty text, which leaves it to the ensemble file, and never to ``None``.
+        """
         render = super()._do_render_template_fields
         if parent is not self:
             render(parent, template_fields, context, jinja_env, seen_oids)
             return
-        text = [name for name in template_fields if name in KubernetesPodOperator.template_fields]
+        text = [name for name in template_fields if name in _TEXT_FIELDS]
         ours = [name for name in template_fields if name not in text]
         render(parent, ours, context, jinja_env, seen_oids)
         wanted, self.render_template_as_native_obj = self.render_template_as_native_obj, False
         try:
-            render(parent, text, context, self.get_template_env(), seen_oids)
+            env = self.get_template_env()
+            env.finalize = _nothing_for_none
+            render(parent, text, context, env, seen_oids)
         finally:
             self.render_template_as_native_obj = wanted
 
@@ -414,6 +421,10 @@ class PullWorkerOperator(EnsembleOperator, KubernetesPodOperator):
         if state_of(context["ti"]) in TERMINAL:
             for pod in self._own_pods(context):
                 self._delete(pod)
+
+
+def _nothing_for_none(value: Any) -> Any:
+    return "" if value is None else value
 
 
 def _not_named(what: str, name: str) -> str:
