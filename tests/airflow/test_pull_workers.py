@@ -226,8 +226,16 @@ def test_a_pod_that_ran_out_of_memory_costs_one_try_with_that_reason(bench: Benc
         assert worker_of(run).try_number == 2
 
 
+#: What the index is to say of a pod that is deleted, by the event that was told about it before.
+DELETIONS = {
+    None: (Reason.LOST, "the pod was deleted by somebody else"),
+    "Preempted": (Reason.PREEMPTED, "Preempted: room was needed"),
+}
+
+
+@pytest.mark.parametrize("event", DELETIONS)
 def test_a_pod_that_somebody_deletes_is_replaced_and_its_work_goes_on_at_once(
-    bench: Bench, caplog: pytest.LogCaptureFixture
+    bench: Bench, event: str | None
 ) -> None:
     path = bench.write([{"id": "waiting"}, *rows(2)], model=DEADLY_MODEL)
 
@@ -239,6 +247,8 @@ def test_a_pod_that_somebody_deletes_is_replaced_and_its_work_goes_on_at_once(
         (pod,) = bench.cluster.pods(f"ensemble={bench.folder.name}")
         # Frozen, the worker cannot hand its work back by itself: that is for its task to do.
         bench.cluster.pause(pod["metadata"]["name"])
+        if event is not None:
+            bench.cluster.tell(pod, event, "room was needed")
         bench.cluster.delete(pod["metadata"]["name"], grace=0)
 
     with meanwhile(delete):
@@ -247,8 +257,9 @@ def test_a_pod_that_somebody_deletes_is_replaced_and_its_work_goes_on_at_once(
     assert worker_of(run).try_number == 2
     with bench.control() as control:
         (attempt,) = control.index.attempts(control.key, "waiting")
-    assert attempt.reason is Reason.LOST
-    assert "the pod was deleted by somebody else" in attempt.detail
+    reason, detail = DELETIONS[event]
+    assert attempt.reason is reason
+    assert detail in attempt.detail
     assert executions(bench.folder).count("waiting") == 2
 
 

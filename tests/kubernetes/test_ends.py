@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from airflow_ensemble.engine.simulation import Reason
 from airflow_ensemble.kubernetes.ends import (
+    EVENTS,
     MAX_DETAIL,
     MEANINGS,
     PodEnd,
+    as_told,
     how_ended,
     how_stopped,
     how_vanished,
@@ -124,6 +126,27 @@ def test_a_pod_that_has_vanished_is_judged_by_what_was_seen_last() -> None:
     assert how_vanished(preempted).reason is Reason.PREEMPTED
     assert how_vanished(pod("Failed", ended(137))).exit_code == 137
     assert how_vanished(pod("Succeeded", ended(0))).reason is None
+
+
+def test_events_tell_what_a_pod_did_not_say() -> None:
+    told = {"Preempted", "Evicted", "TaintManagerEviction"}
+    assert set(EVENTS) == told
+    begun = {"reason": "Started", "message": "Started container worker"}
+    preempted = {"reason": "Preempted", "message": "Preempted by slc/big on node node-7"}
+    stopped = how_ended(pod("Failed", ended(3)))
+    end = as_told(stopped, [begun, preempted])
+    assert end == PodEnd(Reason.PREEMPTED, "Preempted: Preempted by slc/big on node node-7", 3)
+    assert as_told(how_vanished(None), [preempted]).reason is Reason.PREEMPTED
+    assert as_told(stopped, [begun, {}]) == stopped
+
+
+def test_events_change_nothing_about_an_end_that_is_known() -> None:
+    preempted = [{"reason": "Preempted", "message": "Preempted by slc/big"}]
+    for end in (
+        how_ended(pod("Succeeded", ended(0))),
+        how_ended(pod("Failed", ended(1, "OOMKilled"))),
+    ):
+        assert as_told(end, preempted) == end
 
 
 def test_a_worker_is_over_before_its_sidecars_are() -> None:

@@ -199,6 +199,18 @@ class Cluster:
         found = self.core.list_namespaced_event(self.namespace, field_selector=selector)
         return [self._plain(event) for event in found.items]
 
+    def tell(self, pod: Object, reason: str, message: str) -> None:
+        """Make an event about a pod, as the control plane does."""
+        about = {key: pod["metadata"][key] for key in ("name", "namespace", "uid")}
+        body = {
+            "metadata": {"name": f"{about['name']}.{uuid.uuid4().hex[:16]}"},
+            "involvedObject": {"apiVersion": "v1", "kind": "Pod", **about},
+            "reason": reason,
+            "message": message,
+            "type": "Normal",
+        }
+        self.core.create_namespaced_event(self.namespace, body)
+
     def processes(self, name: str) -> list[int]:
         """Return the processes of a pod, as this machine numbers them."""
         pod = self.pod(name)

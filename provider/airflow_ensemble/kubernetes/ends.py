@@ -6,7 +6,7 @@ worker is gone, and not why.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,12 @@ MEANINGS: Mapping[str, Reason] = {
     "DeletionByPodGC": Reason.NODE_FAILURE,
     # activeDeadlineSeconds of the pod or its job.
     "DeadlineExceeded": Reason.TIME_LIMIT,
+}
+#: Reasons of events about a pod that somebody ends: they outlive the pod.
+EVENTS: Mapping[str, Reason] = {
+    "Preempted": Reason.PREEMPTED,
+    "Evicted": Reason.PREEMPTED,
+    "TaintManagerEviction": Reason.NODE_FAILURE,
 }
 #: Reasons for which a container waits that are none: it is on its way.
 _STARTING = frozenset({"ContainerCreating", "PodInitializing", ""})
@@ -119,6 +125,24 @@ def how_vanished(last_seen: Mapping[str, Any] | None, container: str = CONTAINER
         if end.reason is not Reason.LOST or end.exit_code is not None:
             return end
     return PodEnd(Reason.LOST, "the pod was deleted by somebody else")
+
+
+def as_told(end: PodEnd, events: Iterable[Mapping[str, Any]]) -> PodEnd:
+    """Return an end with what events tell of it, where the pod itself did not say why.
+
+    A pod that makes room for others is gone soon after it has been told to end, and on clusters
+    before 1.26 it never says so itself.
+
+    :param end: as the pod tells it.
+    :param events: about the pod, as the API server's JSON has them.
+    """
+    if end.reason is not Reason.LOST:
+        return end
+    for event in events:
+        word = event.get("reason") or ""
+        if word in EVENTS:
+            return PodEnd(EVENTS[word], _detail(word, event.get("message")), end.exit_code)
+    return end
 
 
 def why_waiting(pod: Mapping[str, Any]) -> str | None:

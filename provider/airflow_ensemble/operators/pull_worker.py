@@ -32,7 +32,14 @@ from airflow_ensemble.engine.control import Control
 from airflow_ensemble.engine.errors import EnsembleError
 from airflow_ensemble.engine.index.interface import Scope
 from airflow_ensemble.engine.simulation import Reason, Status
-from airflow_ensemble.kubernetes.ends import PodEnd, how_ended, how_stopped, how_vanished, is_over
+from airflow_ensemble.kubernetes.ends import (
+    PodEnd,
+    as_told,
+    how_ended,
+    how_stopped,
+    how_vanished,
+    is_over,
+)
 from airflow_ensemble.kubernetes.pod import (
     CONTAINER,
     labels,
@@ -164,6 +171,7 @@ class PullWorkerOperator(EnsembleOperator, KubernetesPodOperator):
         except AirflowException as error:
             if self._end is None:  # nobody could look at the pod any more
                 end = how_vanished(event.get("last_seen"), self.base_container_name)
+                end = as_told(end, self._events(event["name"], event["namespace"]))
                 self._note(context, event["name"], end)
                 self._judge(event["name"], end, error)
             raise
@@ -302,10 +310,10 @@ class PullWorkerOperator(EnsembleOperator, KubernetesPodOperator):
         """
         name, container = pod.metadata.name, self.base_container_name
         now = self._read(pod)
-        if now is None:
-            end = how_vanished(as_plain(pod), container)
-        elif is_over(as_plain(now), container):
-            end = how_ended(as_plain(now), container)
+        if now is None or is_over(as_plain(now), container):
+            how = how_vanished if now is None else how_ended
+            end = how(as_plain(now or pod), container)
+            end = as_told(end, self._events(name, pod.metadata.namespace))
         else:
             end = how_stopped(as_plain(now), reason, detail, container)
             self._delete(now)
@@ -389,6 +397,16 @@ class PullWorkerOperator(EnsembleOperator, KubernetesPodOperator):
             if error.status == 404:
                 return None
             raise
+
+    def _events(self, name: str, namespace: str) -> list[dict[str, Any]]:
+        """Return what has been told about a pod; nothing where that may not be read."""
+        about = f"involvedObject.name={name}"
+        try:
+            found = self.client.list_namespaced_event(namespace, field_selector=about)
+        except (ApiException, HTTPError) as error:
+            self.log.warning("the events of pod %s cannot be read: %s", name, error)
+            return []
+        return [event.to_dict() for event in found.items]
 
     def _delete(self, pod: Any) -> None:
         self.log.info("deleting pod %s", pod.metadata.name)
