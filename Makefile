@@ -41,7 +41,8 @@ test-kubernetes: $(STAMPS)/test  ## what runs in pods, on the cluster of KUBECON
 	@test -n "$$KUBECONFIG" || { echo "set KUBECONFIG, ENSEMBLE_TEST_KUBE_IMAGE and" \
 		"ENSEMBLE_TEST_KUBE_HOST: docs/development.rst says to what" >&2; exit 2; }
 	@scripts/install_services.sh
-	@$(BIN)/python -m pytest -m "(kubernetes or images) and not faults" tests/kubernetes
+	@$(BIN)/python -m pytest -m "(kubernetes or images) and not faults" tests/kubernetes \
+		tests/airflow/test_kubernetes_scheduler.py
 
 test-stack: $(STAMPS)/test  ## the stack of containers: its DAGs, and what kills do to them
 	@AIRFLOW_PORT=0 POSTGRES_PORT=0 S3_PORT=0 $(PYTHON) scripts/stack.py --check

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 import pytest
 import xarray as xr
+import yaml
 
 from airflow_ensemble.engine.control import open_control
 from airflow_ensemble.engine.ensemble import load
@@ -21,6 +23,8 @@ FILE = ROOT / "dags" / DAG / "ensemble.yaml"
 WORKER = "footprints.pull_worker"
 #: The Secret that the ensemble file names.
 STORE_SECRET = "ensemble-object-store"
+#: A worker with STILT, for a real cluster: see docker/stilt/Dockerfile.
+STILT_IMAGE = os.environ.get("ENSEMBLE_TEST_KUBE_STILT_IMAGE")
 MODEL = {**HYSPLIT, "grid": GRID}
 pytestmark = pytest.mark.timeout(900)
 
@@ -39,11 +43,22 @@ def hrrr_run(
     s3_process: S3Server,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Run:
-    """A run over the eight receptors, with everything said through the form's fields."""
-    if cluster.real:
-        pytest.skip("the worker image of the tests has no STILT, and its pods no meteorology")
+    """A run over the eight receptors, with everything else said through the form's fields."""
+    if cluster.real and not STILT_IMAGE:
+        pytest.skip("ENSEMBLE_TEST_KUBE_STILT_IMAGE names no image that the cluster's nodes have")
     table = tmp_path_factory.mktemp("hrrr") / "receptors.csv"
-    return run_receptors(airflow, cluster, hrrr, bucket, s3_process, table)
+    with cluster.claim(hrrr) as claim:
+        if claim is not None:
+            mount(airflow.local.dags / DAG / "ensemble.yaml", hrrr, claim)
+        return run_receptors(airflow, cluster, hrrr, bucket, s3_process, table)
+
+
+def mount(file: Path, folder: Path, claim: str) -> None:
+    """Let an ensemble's pods see a folder, as a person does: in the ensemble file."""
+    content = yaml.safe_load(file.read_text())
+    volumes = {str(folder): {"claim": claim, "read_only": True}}
+    content["execution"]["kubernetes"]["volumes"] = volumes
+    file.write_text(yaml.safe_dump(content))
 
 
 def run_receptors(
@@ -61,7 +76,7 @@ def run_receptors(
     conf = {
         "kubernetes_conn_id": "cluster",
         "output": f"{bucket}/footprints",
-        "image": cluster.image,
+        "image": STILT_IMAGE if cluster.real else cluster.image,
         "index_secret": cluster.index_secret(airflow.index_dsn),
         "receptors": str(table),
         "met_directory": str(met),

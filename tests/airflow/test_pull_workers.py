@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -74,16 +75,19 @@ class Bench:
         (self.folder / "trace").touch()
         return path
 
-    def run(self, path: Path, **options: Any) -> Any:
+    def template(self) -> dict[str, Any]:
+        """Return what lets pods write where this process writes: its folder, as its user."""
         volumes, mounts = self.cluster.shared(self.folder)
-        template = {
-            "spec": {
-                "containers": [{"name": "worker", "volumeMounts": mounts}],
-                "volumes": volumes,
-            }
+        spec = {
+            "securityContext": {"runAsUser": os.geteuid()},
+            "containers": [{"name": "worker", "volumeMounts": mounts}],
+            "volumes": volumes,
         }
+        return {"spec": spec}
+
+    def run(self, path: Path, **options: Any) -> Any:
         worker = {
-            "pod_template_dict": template,
+            "pod_template_dict": self.template(),
             "poll_interval": 0.5,
             "retry_delay": timedelta(seconds=0.1),
             "startup_check_interval_seconds": 1,
@@ -100,13 +104,6 @@ class Bench:
 
     def run_worker(self, path: Path, *, wait: bool = False, **options: Any) -> Any:
         """Run one worker without a sensor beside it: here, one task runs after the other."""
-        volumes, mounts = self.cluster.shared(self.folder)
-        template = {
-            "spec": {
-                "containers": [{"name": "worker", "volumeMounts": mounts}],
-                "volumes": volumes,
-            }
-        }
         common = {"ensemble": str(path), "render_template_as_native_obj": True}
         with DAG(self.folder.name, schedule=None) as dag:
             registered = RegisterSimulationsOperator(task_id="register", **common)
@@ -114,7 +111,7 @@ class Bench:
                 task_id="worker",
                 registration=registered.output,
                 kubernetes_conn_id="cluster",
-                pod_template_dict=template,
+                pod_template_dict=self.template(),
                 poll_interval=0.5,
                 retry_delay=timedelta(seconds=0.1),
                 startup_check_interval_seconds=1,

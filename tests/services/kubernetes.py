@@ -117,6 +117,32 @@ class Cluster:
             open_to_all(folder)
         return volumes, mounts
 
+    @contextlib.contextmanager
+    def claim(self, folder: Path) -> Iterator[str | None]:
+        """Make a folder of this machine a volume that pods may only read, and yield its claim.
+
+        The fake has no claims, and its pods see every folder: there, None.
+        """
+        if not self.real:
+            yield None
+            return
+        name = f"v-{uuid.uuid4().hex[:10]}"
+        common = {"accessModes": ["ReadOnlyMany"], "storageClassName": ""}
+        size = {"storage": "1Gi"}
+        source = {"hostPath": {"path": str(folder), "type": "Directory"}}
+        volume = {**common, "capacity": size, "persistentVolumeReclaimPolicy": "Retain", **source}
+        wanted = {**common, "resources": {"requests": size}, "volumeName": name}
+        body = {"metadata": {"name": name}}
+        self.core.create_persistent_volume({**body, "spec": volume})
+        self.core.create_namespaced_persistent_volume_claim(
+            self.namespace, {**body, "spec": wanted}
+        )
+        try:
+            yield name
+        finally:
+            self.core.delete_namespaced_persistent_volume_claim(name, self.namespace)
+            self.core.delete_persistent_volume(name)
+
     def run(
         self, *command: str, name: str = "", labels: Mapping[str, str] | None = None, **spec: Any
     ) -> str:

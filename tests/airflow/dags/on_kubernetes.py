@@ -15,6 +15,8 @@ from airflow_ensemble.task_groups.kubernetes import Kubernetes
 SHARED = os.environ.get("ENSEMBLE_TEST_SHARED", "/nowhere")
 POD = {
     "spec": {
+        # What pods and Airflow write below this folder, both can write: as the same user.
+        "securityContext": {"runAsUser": os.geteuid()},
         "containers": [
             {"name": "worker", "volumeMounts": [{"name": "shared", "mountPath": SHARED}]},
         ],
