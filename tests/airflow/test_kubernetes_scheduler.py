@@ -121,7 +121,7 @@ def test_execution_timeout_counts_while_deferred_and_its_pod_is_deleted(
     (first,) = place.pod_names()
     # It costs the simulation no try: the next pod goes on.
     place.await_executions(2, PATIENCE)
-    assert first not in place.pod_names()
+    cluster.await_gone(first, timeout=PATIENCE)
     place.open_gate()
     assert run.finish(PATIENCE) == "success"
     assert "execution_timeout of 0:00:25" in run.log(WORKER, 0, attempt=1)
