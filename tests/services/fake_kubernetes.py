@@ -34,14 +34,16 @@ class FakeKubernetes:
     """A running server and its one node.
 
     :param rules: what Airflow's identity may do, as in a Role; the admin may do everything.
+    :param address: the address of this machine at which it listens.
     """
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Rules, address: str = "127.0.0.1") -> None:
         self.root = Path(tempfile.mkdtemp(prefix="ensemble-kube-"))
         self.root.chmod(0o755)
         self.store = Store()
         self.node = Node(self.store, self.root)
         self.rules = rules
+        self.address = address
         self.requests: list[tuple[str, str]] = []
         self.refusals: list[Refused] = []
         self.port = free_ports(1)[0]
@@ -51,7 +53,7 @@ class FakeKubernetes:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.address}:{self.port}"
 
     def kubeconfig(self, token: str, namespace: str) -> Path:
         """Write a kubeconfig of an identity, and return its path."""
@@ -71,7 +73,7 @@ class FakeKubernetes:
 
     def start(self) -> None:
         """Answer requests, on the same port as before."""
-        self._server = _Server(("127.0.0.1", self.port), self)
+        self._server = _Server((self.address, self.port), self)
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def stop(self) -> None:

@@ -93,9 +93,9 @@ class Cluster:
         """Return an address of this machine's loopback as pods must call it."""
         return address.replace("127.0.0.1", self.host)
 
-    def make_secret(self, values: Mapping[str, str]) -> str:
+    def make_secret(self, values: Mapping[str, str], name: str = "") -> str:
         """Make a secret, and return its name."""
-        name = f"s-{uuid.uuid4().hex[:10]}"
+        name = name or f"s-{uuid.uuid4().hex[:10]}"
         body = {"metadata": {"name": name}, "stringData": dict(values)}
         self.core.create_namespaced_secret(self.namespace, body)
         return name
@@ -329,9 +329,12 @@ def interface_of(pid: int) -> str:
 
 
 @contextlib.contextmanager
-def fake_cluster() -> Iterator[Cluster]:
-    """Start a fake, with a namespace."""
-    with FakeKubernetes(AIRFLOW_RULES) as fake:
+def fake_cluster(address: str = "127.0.0.1") -> Iterator[Cluster]:
+    """Start a fake, with a namespace.
+
+    :param address: the address of this machine at which it listens.
+    """
+    with FakeKubernetes(AIRFLOW_RULES, address) as fake:
         namespace = "airflow"
         new_namespace(fake.store, namespace)
         yield Cluster(

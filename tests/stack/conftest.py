@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -9,28 +10,32 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import httpx
 import pytest
 import xarray as xr
 
 from airflow_ensemble.engine.control import Control, open_control
 from airflow_ensemble.engine.ensemble import load
 from airflow_ensemble.engine.index.interface import Counts, Scope
+from tests.services.kubernetes import KUBECONFIG, Cluster, fake_cluster, real_cluster
 from tests.services.s3 import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from local_airflow import Client, wait_until  # noqa: E402
+from local_airflow import FINISHED, AirflowError, Client, wait_until  # noqa: E402
+
+T = TypeVar("T")
 
 PROJECT = "ensemble-stack-test"
 PASSWORD = "made4test"
 INDEX = "ENSEMBLE_STACK_INDEX"
-#: The DAGs, and the ensemble file and output root of each, as this machine sees them.
+#: The DAGs, and the ensemble file of each.
 FILES = {
-    "footprints": ROOT / "dags/footprints/ensemble.yaml",
-    "footprints_slurm": ROOT / "dags/footprints_slurm/ensemble.yaml",
+    dag: ROOT / "dags" / dag / "ensemble.yaml"
+    for dag in ("footprints", "footprints_slurm", "footprints_kubernetes")
 }
 
 
@@ -38,10 +43,12 @@ FILES = {
 class Stack:
     """A running stack under a name and on ports of its own.
 
+    :param address: where it listens.
     :param ports: by variable of the compose file.
     :param folder: for what is read back.
     """
 
+    address: str
     ports: dict[str, int]
     folder: Path
 
@@ -51,8 +58,9 @@ class Stack:
         return run(command, timeout, {key: str(port) for key, port in self.ports.items()})
 
     def client(self) -> Client:
-        """Return a client of its Airflow, to be closed by the caller."""
-        return Client(f"http://127.0.0.1:{self.ports['AIRFLOW_PORT']}", "admin", PASSWORD)
+        """Return a client of its Airflow, which may be on its way back; the caller closes it."""
+        url = f"http://{self.address}:{self.ports['AIRFLOW_PORT']}"
+        return answer(lambda: Client(url, "admin", PASSWORD), 300, "Airflow to let a client in")
 
     def restarts(self, service: str) -> int:
         """Return how often a service's container has been started again by its policy."""
@@ -69,7 +77,7 @@ class Stack:
 
     def control(self, dag: str) -> Control:
         """Open the output index and root of a DAG's ensemble, from outside of the stack."""
-        output = "s3://ensembles/footprints_slurm"
+        output = f"s3://ensembles/{dag}"
         if dag == "footprints":
             output = str(self.folder / "output")
             self.compose("cp", "airflow:/var/lib/ensembles/output", str(self.folder))
@@ -81,12 +89,12 @@ class Stack:
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Build and start a stack; in the end nothing of it is left."""
+def stack(kubernetes: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Build and start a stack where pods reach it; in the end nothing of it is left."""
     ports = {name: free_port() for name in ("AIRFLOW_PORT", "POSTGRES_PORT", "S3_PORT")}
-    stack = Stack(ports, tmp_path_factory.mktemp("stack"))
+    stack = Stack(kubernetes.host, ports, tmp_path_factory.mktemp("stack"))
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in reach(ports).items():
+        for name, value in {**reach(stack), **lead_to(kubernetes, stack.folder)}.items():
             patch.setenv(name, value)
         stack.compose("down", "--volumes", "--remove-orphans")
         try:
@@ -100,18 +108,54 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     assert leftovers() == []
 
 
-def reach(ports: dict[str, int]) -> dict[str, str]:
-    """Return the environment in which this machine reads the stack's index and store."""
+def reach(stack: Stack) -> dict[str, str]:
+    """Return the environment in which this machine, and pods, use the stack's index and store."""
+    database = f"{stack.address}:{stack.ports['POSTGRES_PORT']}/ensemble"
     return {
         "STACK_PASSWORD": PASSWORD,
-        INDEX: f"postgresql://ensemble:{PASSWORD}@127.0.0.1:{ports['POSTGRES_PORT']}/ensemble",
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports['S3_PORT']}",
+        INDEX: f"postgresql://ensemble:{PASSWORD}@{database}",
+        "AWS_ENDPOINT_URL": f"http://{stack.address}:{stack.ports['S3_PORT']}",
         "AWS_ACCESS_KEY_ID": "stack",
         "AWS_SECRET_ACCESS_KEY": PASSWORD,
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
         "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
     }
+
+
+def lead_to(kubernetes: Cluster, folder: Path) -> dict[str, str]:
+    """Return the environment in which a stack is started whose Airflow may use a cluster."""
+    config = folder / "kubeconfig"
+    config.write_bytes(kubernetes.airflow_config.read_bytes())
+    config.chmod(0o644)
+    return {
+        "STACK_ADDRESS": kubernetes.host,
+        "STACK_KUBECONFIG": str(config),
+        "STACK_NAMESPACE": kubernetes.namespace,
+        "ENSEMBLE_KUBERNETES_IMAGE": image_with_stilt(kubernetes),
+    }
+
+
+def image_with_stilt(kubernetes: Cluster) -> str:
+    """Return the image of the DAG's pods; to the fake all are one."""
+    if not kubernetes.real:
+        return kubernetes.image
+    image = os.environ.get("ENSEMBLE_TEST_KUBE_STILT_IMAGE")
+    assert image, "set ENSEMBLE_TEST_KUBE_STILT_IMAGE to an image with STILT that the cluster has"
+    return image
+
+
+@pytest.fixture(scope="session")
+def kubernetes() -> Iterator[Cluster]:
+    """The cluster of ``KUBECONFIG``, or the fake where containers reach it."""
+    with real_cluster(Path(KUBECONFIG)) if KUBECONFIG else fake_cluster(bridge()) as found:
+        yield found
+
+
+def bridge() -> str:
+    """Return the address of this machine on the network of containers."""
+    form = "{{(index .IPAM.Config 0).Gateway}}"
+    return run(["docker", "network", "inspect", "bridge", "--format", form], 60).strip()
 
 
 def leftovers() -> list[str]:
@@ -160,11 +204,19 @@ class DagRun:
 
     def registration(self) -> dict[str, Any]:
         """Return what the registration said; waits until it has."""
+        task = "footprints.register"
+
+        def said() -> dict[str, Any] | None:
+            is_done = client.tasks(self.dag, self.id, task)[0]["state"] == "success"
+            return dict(client.xcom(self.dag, self.id, task)) if is_done else None
+
         with self.stack.client() as client:
-            task = "footprints.register"
-            done = until(lambda: client.tasks(self.dag, self.id, task)[0]["state"] == "success")
-            wait_until(done, 300, f"{task} of {self.dag}")
-            return dict(client.xcom(self.dag, self.id, task))
+            return answer(said, 300, f"{task} of {self.dag}")
+
+    @property
+    def generation(self) -> int:
+        """Return the generation that it computes."""
+        return int(self.registration()["generation"])
 
     def await_begin(self) -> None:
         """Wait until some simulations are complete, and others are not."""
@@ -179,10 +231,13 @@ class DagRun:
 
     def finish(self, seconds: float = 900) -> str:
         """Wait for the end, through restarts of whatever answers, and return the state."""
+
+        def ended() -> str | None:
+            state = client.run_state(self.dag, self.id)
+            return state if state in FINISHED else None
+
         with self.stack.client() as client:
-            ended = until(lambda: client.run_state(self.dag, self.id) in ("success", "failed"))
-            wait_until(ended, seconds, f"run {self.id} of {self.dag}")
-            return client.run_state(self.dag, self.id)
+            return answer(ended, seconds, f"run {self.id} of {self.dag}")
 
 
 def is_amid(counts: Counts) -> bool:
@@ -190,18 +245,18 @@ def is_amid(counts: Counts) -> bool:
     return 0 < counts.complete < counts.total
 
 
-def until(condition: Callable[[], bool]) -> Callable[[], bool]:
-    """Return a condition that holds not yet, instead of failing, while the server is away."""
-    import httpx
-    from local_airflow import AirflowError
+def answer(question: Callable[[], T | None], seconds: float, what: str) -> T:
+    """Return the first answer to a question; while the server is away there is none."""
+    answers: list[T] = []
 
-    def holds() -> bool:
-        try:
-            return condition()
-        except (httpx.HTTPError, AirflowError):
-            return False
+    def is_answered() -> bool:
+        with contextlib.suppress(httpx.HTTPError, AirflowError):
+            if (found := question()) is not None:
+                answers.append(found)
+        return bool(answers)
 
-    return holds
+    wait_until(is_answered, seconds, what)
+    return answers[0]
 
 
 def inspect(container: str, form: str) -> str:

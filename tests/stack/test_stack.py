@@ -5,14 +5,19 @@ In this order: the later tests go on with what the earlier ones have made.
 
 from __future__ import annotations
 
+import json
+import os
 import shlex
+import shutil
+from pathlib import Path
 
 import pytest
 import xarray as xr
 from local_airflow import wait_until
 
 from airflow_ensemble.engine.index.interface import Scope
-from tests.stack.conftest import ROOT, DagRun, Stack, footprints
+from tests.services.kubernetes import Cluster
+from tests.stack.conftest import INDEX, PROJECT, ROOT, DagRun, Stack, footprints, inspect, run
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(1500)]
 
@@ -39,15 +44,32 @@ def check(stack: Stack, run: DagRun, expected: dict[str, xr.DataArray]) -> None:
     assert sum(float(footprint.sum()) for footprint in expected.values()) > 0
 
 
-def test_a_run_on_slurm_from_the_command_line(
-    stack: Stack, expected_footprints: dict[str, xr.DataArray]
-) -> None:
+def generations(stack: Stack) -> set[int]:
+    """Return the generations of the products that there are of ``footprints_slurm``."""
+    with stack.control("footprints_slurm") as control:
+        return {result.generation for result in control.index.results(control.key)}
+
+
+@pytest.fixture(scope="session")
+def first_run(stack: Stack) -> DagRun:
+    """The first run of ``footprints_slurm``, started as the page says, at its end."""
     with stack.client() as client:
         client.await_dag("footprints_slurm")
-    stack.compose("exec", "-T", "airflow", "airflow", "dags", "trigger", "footprints_slurm")
-    with stack.client() as client:
+        stack.compose("exec", "-T", "airflow", "airflow", "dags", "trigger", "footprints_slurm")
         (run,) = client.call("GET", "/dags/footprints_slurm/dagRuns")["dag_runs"]
-    check(stack, DagRun(stack, "footprints_slurm", run["dag_run_id"]), expected_footprints)
+    first = DagRun(stack, "footprints_slurm", run["dag_run_id"])
+    assert first.finish() == "success"
+    return first
+
+
+def test_a_run_on_slurm_from_the_command_line(
+    stack: Stack, first_run: DagRun, expected_footprints: dict[str, xr.DataArray]
+) -> None:
+    check(stack, first_run, expected_footprints)
+    with stack.client() as client:
+        log = client.log(first_run.dag, first_run.id, "footprints.submit")
+    assert "12 simulations in 4 chunks" in log
+    assert "changes nothing" not in log  # the warning of a factor without a limit
 
 
 def test_products_are_read_back_as_the_documentation_says(
@@ -67,14 +89,43 @@ def test_products_are_read_back_as_the_documentation_says(
             assert float(found.sum()) == pytest.approx(float(footprint.sum()), rel=1e-6)
 
 
-def test_a_killed_cluster_loses_nothing(
-    stack: Stack, expected_footprints: dict[str, xr.DataArray]
+def test_a_run_in_pods_outlives_the_store(
+    stack: Stack, kubernetes: Cluster, expected_footprints: dict[str, xr.DataArray]
 ) -> None:
+    """On the cluster of ``KUBECONFIG``, or else the fake, with the Secrets of the page."""
+    store = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    kubernetes.make_secret({"dsn": os.environ[INDEX]}, "ensemble-index")
+    kubernetes.make_secret(store, "ensemble-object-store")
+    run = trigger(stack, "footprints_kubernetes")
+    run.await_begin()
+    stack.crash("s3")
+    check(stack, run, expected_footprints)
+    with stack.control("footprints_kubernetes") as control:
+        workers = {str(one.worker) for one in control.index.simulations(control.key)}
+    pods = {worker.rpartition(".")[0] for worker in workers}
+    assert all(pod.startswith("footprints-kubernetes-") for pod in pods), workers
+    kubernetes.await_gone(*pods)
+
+
+@pytest.mark.parametrize(
+    "service",
+    [
+        "slurm",
+        pytest.param("s3", marks=pytest.mark.faults),
+        pytest.param("airflow", marks=pytest.mark.faults),
+    ],
+)
+@pytest.mark.usefixtures("first_run")
+def test_a_killed_container_loses_nothing(
+    stack: Stack, expected_footprints: dict[str, xr.DataArray], service: str
+) -> None:
+    """Each in the middle of a run that computes everything anew."""
+    before = generations(stack)
     run = trigger(stack, "footprints_slurm", ANEW)
     run.await_begin()
-    stack.crash("slurm")
+    stack.crash(service)
     check(stack, run, expected_footprints)
-    assert run.registration()["generation"] == 2
+    assert (before, generations(stack)) == ({run.generation - 1}, {run.generation})
 
 
 def test_a_killed_database_loses_nothing(
@@ -89,6 +140,8 @@ def test_a_killed_database_loses_nothing(
 def test_up_after_down_goes_on_where_it_was(
     stack: Stack, expected_footprints: dict[str, xr.DataArray]
 ) -> None:
+    before = submitted(stack)
+    assert len(before) >= 2
     stack.compose("down")
     stack.compose("up", "--wait")
     with stack.client() as client:
@@ -97,8 +150,49 @@ def test_up_after_down_goes_on_where_it_was(
     again = trigger(stack, "footprints_slurm")
     check(stack, again, expected_footprints)
     assert again.registration()["complete"] == len(expected_footprints)
-    submitted = stack.compose("exec", "-T", "slurm", "sacct", "-anX", "--format=jobname")
-    assert len(set(submitted.split())) == 2
+    assert submitted(stack) == before
+
+
+def submitted(stack: Stack) -> set[str]:
+    """Return the names of all jobs that the cluster remembers."""
+    words = "sacct -anX --format=jobname%50 --starttime=now-1days"
+    return set(stack.compose("exec", "-T", "slurm", *words.split()).split())
+
+
+def test_a_change_of_the_code_builds_no_dependency_again(stack: Stack, tmp_path: Path) -> None:
+    """All layers are the stack's but the last ones of ``airflow``, which have the code."""
+    checkout = changed_checkout(tmp_path)
+    changed = f"{PROJECT}-changed"
+    compose = ["docker", "compose", "--project-name", changed, "--project-directory", str(checkout)]
+    try:
+        run([*compose, "build", "--quiet"], 600)
+        services = run([*compose, "config", "--services"], 60).split()
+        new = {
+            service: differing(f"{PROJECT}-{service}", f"{changed}-{service}")
+            for service in services
+        }
+    finally:
+        run([*compose, "down", "--rmi", "local"], 120)
+    assert new == {"postgres": 0, "s3": 0, "slurm": 0, "airflow": 2}
+
+
+def changed_checkout(folder: Path) -> Path:
+    """Return a copy of what images are built from, with a line more in the code."""
+    kept = [line[1:] for line in (ROOT / ".dockerignore").read_text().split() if line[0] == "!"]
+    for name in ("docker-compose.yaml", ".dockerignore", *kept):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, folder / name)
+    with (folder / "provider/airflow_ensemble/__init__.py").open("a") as file:
+        file.write("# changed\n")
+    return folder
+
+
+def differing(image: str, other: str) -> int:
+    """Return how many layers of an image another one does not have."""
+    layers, others = (
+        {*json.loads(inspect(name, "{{json .RootFS.Layers}}"))} for name in (image, other)
+    )
+    return len(layers - others)
 
 
 def test_the_login_is_printed(stack: Stack) -> None:
