@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from airflow_ensemble.slurm.connecting import make_runner
+from airflow_ensemble.slurm.connecting import Login, make_runner
 from airflow_ensemble.slurm.local_runner import LocalRunner
 from airflow_ensemble.slurm.runner import Runner
 from tests.services.sshd import SshServer
@@ -27,19 +27,23 @@ def open_runner(kind: str, server: SshServer, folder: Path) -> Iterator[Runner]:
             yield runner
     else:
         with contextlib.ExitStack() as stack:
-            socket = stack.enter_context(open_master(server, folder))
+            socket = stack.enter_context(open_master(server.login(), folder))
             yield stack.enter_context(make_runner(server.login(control_path=str(socket))))
 
 
 @contextlib.contextmanager
-def open_master(server: SshServer, folder: Path) -> Iterator[Path]:
-    """Open a master connection, as an operator does."""
-    socket = folder / "master"
-    known_hosts = folder / "known_hosts"
-    known_hosts.write_text(f"[127.0.0.1]:{server.port} {server.host_key}\n")
-    command = ["ssh", "-F", "none", "-NM", "-S", str(socket), "-i", str(server.key_file)]
+def open_master(login: Login, folder: Path) -> Iterator[Path]:
+    """Open a master connection, as an operator does, and return its socket.
+
+    :param login: to a server on loopback, with the text of a key and of the host's.
+    """
+    socket, key, known_hosts = folder / "master", folder / "key", folder / "known_hosts"
+    known_hosts.write_text(f"[{login.host}]:{login.port} {login.host_key}\n")
+    key.touch(mode=0o600)
+    key.write_text(login.private_key or "")
+    command = ["ssh", "-F", "none", "-NM", "-S", str(socket), "-i", str(key)]
     command += ["-o", f"UserKnownHostsFile={known_hosts}", "-o", "BatchMode=yes"]
-    command += ["-p", str(server.port), f"{server.user}@127.0.0.1"]
+    command += ["-p", str(login.port), f"{login.user}@{login.host}"]
     master = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
         deadline = time.monotonic() + 10

@@ -456,7 +456,7 @@ class TestOpenMaster:
     def test_a_master_that_has_gone_is_never_replaced_by_dialling(
         self, own_sshd: SshServer, tmp_path: Path
     ) -> None:
-        with open_master(own_sshd, tmp_path) as control_path:
+        with open_master(own_sshd.login(), tmp_path) as control_path:
             runner = make_runner(own_sshd.login(control_path=str(control_path)))
             runner.run("true")
             runner.stat("/tmp")
@@ -470,7 +470,7 @@ class TestOpenMaster:
     def test_a_master_that_stands_still_is_said_to(
         self, own_sshd: SshServer, tmp_path: Path
     ) -> None:
-        with open_master(own_sshd, tmp_path) as control_path:
+        with open_master(own_sshd.login(), tmp_path) as control_path:
             login = own_sshd.login(control_path=str(control_path), connect_timeout=0.5)
             [master] = [
                 process
@@ -498,7 +498,7 @@ class TestOpenMaster:
     def test_a_master_opened_anew_is_used_again(self, own_sshd: SshServer, tmp_path: Path) -> None:
         runner = make_runner(own_sshd.login(control_path=str(tmp_path / "master")))
         for _ in range(2):
-            with open_master(own_sshd, tmp_path):
+            with open_master(own_sshd.login(), tmp_path):
                 assert runner.run("echo in").out == "in\n"
                 assert runner.stat("/tmp").is_folder
         runner.close()

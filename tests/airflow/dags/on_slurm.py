@@ -11,8 +11,8 @@ from airflow_ensemble.task_groups.ensemble import EnsembleTaskGroup
 from airflow_ensemble.task_groups.slurm import Slurm
 
 
-def make(name: str, **task_options: Any) -> DAG:
-    """Return a DAG that runs one ensemble on the cluster of the connection ``hpc``."""
+def make(name: str, connection: str = "hpc", **task_options: Any) -> DAG:
+    """Return a DAG that runs one ensemble on the cluster of a connection."""
     with DAG(
         dag_id=name,
         schedule=None,
@@ -28,7 +28,7 @@ def make(name: str, **task_options: Any) -> DAG:
             "group",
             ensemble="{{ params.ensemble }}",
             backend=Slurm(
-                "hpc",
+                connection,
                 n_workers="{{ params.n_workers }}",
                 task_options=task_options,
             ),
@@ -40,3 +40,6 @@ def make(name: str, **task_options: Any) -> DAG:
 
 on_slurm = make("on_slurm")
 in_a_hurry = make("in_a_hurry", execution_timeout=timedelta(seconds=25), retries=1)
+over_a_jump_host = make("over_a_jump_host", "hpc_behind_a_gate")
+over_an_open_master = make("over_an_open_master", "hpc_by_master")
+without_accounts = make("without_accounts", "hpc_without_accounts")
