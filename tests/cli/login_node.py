@@ -33,11 +33,8 @@ class LoginNode:
         package = cluster.root / "login" / "airflow_ensemble"
         if package.exists():
             shutil.rmtree(package)
-        shutil.copytree(
-            Path(airflow_ensemble.__file__).parent,
-            package,
-            ignore=shutil.ignore_patterns("__pycache__"),
-        )
+        # Compiled modules, too, as an installation has them: the account cannot write any here.
+        shutil.copytree(Path(airflow_ensemble.__file__).parent, package)
         self.program = [cluster.python_with_models, "-c", _MAIN.format(str(package.parent))]
 
     def __call__(self, *arguments: object, timeout: float = 120, path: str | None = None) -> Ended:
