@@ -16,8 +16,9 @@ from airflow_ensemble.engine.index import open_index
 from airflow_ensemble.engine.index.interface import Counts, EnsembleKey, OutputIndex, Scope
 from airflow_ensemble.engine.recipe import ProductSpec
 from airflow_ensemble.engine.simulation import Reason, Simulation, Status
-from airflow_ensemble.kubernetes.ends import how_ended
+from airflow_ensemble.kubernetes.ends import as_told, how_ended, how_vanished
 from tests.engine.running import recipe_of
+from tests.services.kube_objects import quantity
 from tests.services.s3 import CREDENTIALS
 
 if TYPE_CHECKING:
@@ -282,3 +283,40 @@ def test_a_pod_without_network_is_fenced(drain: Drain) -> None:
     assert sum(info.tries for info in drain.infos().values()) == 1
     executions = drain.executions
     assert sum(executions.values()) >= 7  # the severed one went on for a while
+
+
+@pytest.fixture
+def priorities(kubernetes: Cluster) -> Iterator[list[str]]:
+    """Make two priorities of the test's own, and yield their names: the lower one first."""
+    if not kubernetes.real:
+        pytest.skip("the fake has no scheduler that makes room")
+    from kubernetes.client import SchedulingV1Api
+
+    api = SchedulingV1Api(kubernetes.core.api_client)
+    names = [f"{word}-{uuid.uuid4().hex[:10]}" for word in ("low", "high")]
+    for name, value in zip(names, (-10, 10)):
+        api.create_priority_class({"metadata": {"name": name}, "value": value})
+    yield names
+    for name in names:
+        api.delete_priority_class(name)
+
+
+def test_a_pod_that_made_room_is_told_by_an_event_that_outlives_it(
+    kubernetes: Cluster, priorities: list[str]
+) -> None:
+    (node,) = kubernetes.core.list_node().items
+    most = {"requests": {"cpu": f"{int(750 * quantity(node.status.allocatable['cpu']))}m"}}
+
+    def start(priority: str) -> str:
+        pod = {"priorityClassName": priority, "terminationGracePeriodSeconds": 1}
+        return kubernetes.run("sleep", "600", resources=most, pod=pod)
+
+    victim = start(priorities[0])
+    kubernetes.await_phase(victim, "Running")
+    rival = start(priorities[1])
+    kubernetes.await_gone(victim)
+    kubernetes.delete(rival, grace=0)
+
+    end = as_told(how_vanished(None), kubernetes.events(victim))
+    assert end.reason is Reason.PREEMPTED
+    assert rival in end.detail
