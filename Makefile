@@ -5,6 +5,10 @@ STAMPS := .venv/stamps
 # `make test PROCESSES=2` shares the tests between two processes, as tests/spreading.py says.
 PROCESSES ?= 1
 SPREAD = $(if $(filter-out 1,$(PROCESSES)),-p tests.spreading -n $(PROCESSES) --dist loadscope --no-loadscope-reorder)
+# Of the live Airflow's tests of pods those that every change must pass on a real cluster.
+IN_PODS := $(addprefix tests/airflow/test_kubernetes_scheduler.py::,test_a_whole_run_in_pods \
+	test_labels_say_whose_pods_they_are test_no_secret_reaches_spec_log_xcom_or_rendered_template \
+	test_kill_is_kill_and_nothing_else_is)
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
@@ -43,8 +47,7 @@ test-kubernetes: $(STAMPS)/test  ## what runs in pods, on the cluster of KUBECON
 	@test -n "$$KUBECONFIG" || { echo "set KUBECONFIG, ENSEMBLE_TEST_KUBE_IMAGE and" \
 		"ENSEMBLE_TEST_KUBE_HOST: docs/development.rst says to what" >&2; exit 2; }
 	@scripts/install_services.sh
-	@$(BIN)/python -m pytest -m "(kubernetes or images) and not faults" tests/kubernetes \
-		tests/airflow/test_kubernetes_scheduler.py
+	@$(BIN)/python -m pytest -m "(kubernetes or images) and not faults" tests/kubernetes $(IN_PODS)
 
 test-stack: $(STAMPS)/test  ## the stack of containers: its DAGs, and what kills do to them
 	@AIRFLOW_PORT=0 POSTGRES_PORT=0 S3_PORT=0 $(PYTHON) scripts/stack.py --check
