@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from tests.checkout import changed_checkout
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER, STILT = "ensemble-worker:test", "ensemble-stilt:test"
@@ -17,9 +20,10 @@ pytestmark = [pytest.mark.images, pytest.mark.timeout(1200)]
 
 
 def docker(*arguments: str) -> str:
+    """Run a command, and return what it printed; a build says all of it as an error."""
     done = subprocess.run(["docker", *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    return done.stdout or done.stderr
 
 
 def run_in(image: str, program: str) -> str:
@@ -92,3 +96,15 @@ pandas.DataFrame({"x": [1]}).to_parquet("/tmp/x.parquet")
 print(os.getuid(), len(pandas.read_parquet("/tmp/x.parquet")))
 """
     assert run_in(stilt, program) == "10001 1\n"
+
+
+@pytest.mark.usefixtures("stilt")
+def test_a_change_of_the_code_installs_stilt_no_second_time(tmp_path: Path) -> None:
+    checkout, changed = changed_checkout(tmp_path), "ensemble-worker:changed"
+    files = checkout / "docker"
+    docker("build", "-q", "-t", changed, "-f", f"{files}/worker/Dockerfile", str(checkout))
+    tag = ("-t", "ensemble-stilt:changed")
+    options = (*tag, "--progress", "plain", "--build-arg", f"WORKER={changed}")
+    said = docker("build", *options, "-f", f"{files}/stilt/Dockerfile", str(checkout))
+    (step,) = re.findall(r"^(#\d+) \[build \S+ RUN --mount", said, re.MULTILINE)
+    assert f"{step} CACHED" in said.splitlines()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ import xarray as xr
 from local_airflow import wait_until
 
 from airflow_ensemble.engine.index.interface import Scope
+from tests.checkout import changed_checkout
 from tests.services.kubernetes import Cluster
 from tests.stack.conftest import INDEX, PROJECT, ROOT, DagRun, Stack, footprints, inspect, run
 
@@ -164,27 +164,13 @@ def test_a_change_of_the_code_builds_no_dependency_again(stack: Stack, tmp_path:
     checkout = changed_checkout(tmp_path)
     changed = f"{PROJECT}-changed"
     compose = ["docker", "compose", "--project-name", changed, "--project-directory", str(checkout)]
+    services = run([*compose, "config", "--services"], 60).split()
     try:
         run([*compose, "build", "--quiet"], 600)
-        services = run([*compose, "config", "--services"], 60).split()
-        new = {
-            service: differing(f"{PROJECT}-{service}", f"{changed}-{service}")
-            for service in services
-        }
+        new = {name: differing(f"{PROJECT}-{name}", f"{changed}-{name}") for name in services}
     finally:
-        run([*compose, "down", "--rmi", "local"], 120)
+        run(["docker", "rmi", *(f"{changed}-{name}" for name in services)], 120)
     assert new == {"postgres": 0, "s3": 0, "slurm": 0, "airflow": 2}
-
-
-def changed_checkout(folder: Path) -> Path:
-    """Return a copy of what images are built from, with a line more in the code."""
-    kept = [line[1:] for line in (ROOT / ".dockerignore").read_text().split() if line[0] == "!"]
-    for name in ("docker-compose.yaml", ".dockerignore", *kept):
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, folder / name)
-    with (folder / "provider/airflow_ensemble/__init__.py").open("a") as file:
-        file.write("# changed\n")
-    return folder
 
 
 def differing(image: str, other: str) -> int:
@@ -193,6 +179,12 @@ def differing(image: str, other: str) -> int:
         {*json.loads(inspect(name, "{{json .RootFS.Layers}}"))} for name in (image, other)
     )
     return len(layers - others)
+
+
+def test_the_images_of_pods_have_names(stack: Stack) -> None:
+    """The profile ``kubernetes``, of which ``.ci/run`` builds the images."""
+    named = stack.compose("--profile", "kubernetes", "config", "--images").split()
+    assert {"ensemble-worker:stack", os.environ["ENSEMBLE_KUBERNETES_IMAGE"]} <= {*named}
 
 
 def test_the_login_is_printed(stack: Stack) -> None:
