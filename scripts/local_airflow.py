@@ -379,6 +379,9 @@ def _json_once(file: Path, value: dict[str, str]) -> dict[str, Any]:
 
 # --- the REST API -------------------------------------------------------------------------------
 
+#: The server gives no more at a time, whatever it is asked for.
+PAGE = 100
+
 
 class Client:
     """The few calls of Airflow's REST API that starting and watching a run need.
@@ -464,11 +467,14 @@ class Client:
 
     def tasks(self, dag: str, run: str, task: str | None = None) -> list[dict[str, Any]]:
         """Return the task instances of a run, of one task if it is given, by map index."""
-        answer = self.call(
-            "GET", f"/dags/{dag}/dagRuns/{run}/taskInstances", params={"limit": 1000}
-        )
-        found = [t for t in answer["task_instances"] if task in (None, t["task_id"])]
-        return sorted(found, key=lambda t: (t["task_id"], t["map_index"]))
+        path, found, total = f"/dags/{dag}/dagRuns/{run}/taskInstances", [], 1
+        while len(found) < total:
+            page = {"limit": PAGE, "offset": len(found), "order_by": "id"}
+            answer = self.call("GET", path, params=page)
+            total = answer["total_entries"] if answer["task_instances"] else 0
+            found += answer["task_instances"]
+        chosen = [t for t in found if task in (None, t["task_id"])]
+        return sorted(chosen, key=lambda t: (t["task_id"], t["map_index"]))
 
     def log(self, dag: str, run: str, task: str, map_index: int = -1, attempt: int = 1) -> str:
         """Return the log of one try of a task, one message a line."""

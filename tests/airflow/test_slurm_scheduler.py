@@ -111,6 +111,13 @@ def test_simulations_that_failed_for_good_are_named_and_burn_no_retries(whole: W
     assert "no luck with bad" in log
 
 
+def test_all_task_instances_are_listed_however_few_a_page_holds(
+    whole: Whole, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("local_airflow.PAGE", 5)
+    assert [task["map_index"] for task in whole.run.tasks(WAIT)] == list(range(12))
+
+
 def test_the_task_log_tells_every_change_of_state(whole: Whole) -> None:
     log = whole.run.log(WAIT, 3)
     assert "running" in log.lower()
