@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hypothesis import HealthCheck, settings
+
 pytest_plugins = [
     "tests.hrrr",
     "tests.leftovers",
@@ -12,3 +14,7 @@ pytest_plugins = [
     "tests.services.slurm",
     "tests.services.sshd",
 ]
+
+# How long an example takes says how busy the machine is, and nothing about the code.
+settings.register_profile("anywhere", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("anywhere")

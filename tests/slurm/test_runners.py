@@ -279,7 +279,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 class TestQuoting:
     @given(st.text(st.characters(blacklist_characters="\0", blacklist_categories=("Cs",))))
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     def test_the_local_shell_gets_quoted_text_unchanged(self, text: str) -> None:
         assert LocalRunner().run(f"printf %s {shlex.quote(text)}").out == text
 
@@ -288,7 +288,7 @@ class TestQuoting:
         st.binary(max_size=200),
         st.integers(0, 255),
     )
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     def test_a_wrapped_script_reaches_the_inner_shell_unchanged(
         self, text: str, data: bytes, code: int
     ) -> None:

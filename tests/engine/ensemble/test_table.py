@@ -25,7 +25,8 @@ from airflow_ensemble.engine.simulation import Resources, Simulation
 from tests.engine.strategies import ids
 
 FOLDER_FIXTURE = settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    max_examples=50,
 )
 cells = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=12)
 

@@ -315,7 +315,6 @@ def test_random_histories(database: str, request: pytest.FixtureRequest, tmp_pat
         settings=settings(
             max_examples=40 if database == "sqlite" else 15,
             stateful_step_count=40,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )
