@@ -14,8 +14,8 @@ from airflow_ensemble.engine.control import Control, open_control
 from airflow_ensemble.engine.ensemble import load
 from airflow_ensemble.engine.index.interface import ElementInfo
 from airflow_ensemble.hooks.slurm import SlurmSettings
-from airflow_ensemble.slurm.connecting import Login
 from airflow_ensemble.slurm.local_runner import LocalRunner
+from airflow_ensemble.slurm.login import Login
 from airflow_ensemble.slurm.states import Phase, View
 from airflow_ensemble.slurm.watch import News, Watched
 from airflow_ensemble.triggers.cluster_poller import LedgerAddress

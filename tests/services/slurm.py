@@ -38,7 +38,7 @@ from tests.services.daemons import Daemon, descendants, free_ports, listens, pro
 from tests.services.shared_python import our_python, share_packages, share_python
 
 if TYPE_CHECKING:
-    from airflow_ensemble.slurm.connecting import Login
+    from airflow_ensemble.slurm.login import Login
 
 ACCOUNT = "ensemble-hpc"
 INSTALL_HINT = (
@@ -131,7 +131,7 @@ class SlurmCluster:
 
     def login(self) -> Login:
         """Return the way in, for :func:`airflow_ensemble.slurm.connecting.make_runner`."""
-        from airflow_ensemble.slurm.connecting import Login
+        from airflow_ensemble.slurm.login import Login
 
         return Login(
             host="127.0.0.1",

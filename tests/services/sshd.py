@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-from airflow_ensemble.slurm.connecting import Login
+from airflow_ensemble.slurm.login import Login
 
 INSTALL_HINT = (
     "sshd was not found: install OpenSSH's server, for example with "

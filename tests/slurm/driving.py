@@ -28,8 +28,9 @@ from airflow_ensemble.engine.index.interface import (
 from airflow_ensemble.slurm import batches
 from airflow_ensemble.slurm.client import SlurmClient
 from airflow_ensemble.slurm.cluster import Cluster
-from airflow_ensemble.slurm.connecting import Login, make_runner
+from airflow_ensemble.slurm.connecting import make_runner
 from airflow_ensemble.slurm.decision import Deadlines
+from airflow_ensemble.slurm.login import Login
 from airflow_ensemble.slurm.remote_root import open_output
 from airflow_ensemble.slurm.runner import Runner
 from airflow_ensemble.slurm.watch import Watched

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from airflow_ensemble.slurm.connecting import Login
+from airflow_ensemble.slurm.login import Login
 from tests.slurm.driving import opened, submit_batch
 from tests.slurm.meddling import MeddledRunner
 

@@ -8,8 +8,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from airflow_ensemble.slurm.connecting import Login, make_runner
+from airflow_ensemble.slurm.connecting import make_runner
 from airflow_ensemble.slurm.local_runner import LocalRunner
+from airflow_ensemble.slurm.login import Login
 from airflow_ensemble.slurm.runner import Runner
 from tests.services.sshd import SshServer
 

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_ensemble.engine.errors import UsageError
-from airflow_ensemble.slurm.connecting import Login, make_runner
+from airflow_ensemble.slurm.connecting import make_runner
 from airflow_ensemble.slurm.errors import AccessRefused
 from airflow_ensemble.slurm.host_keys import find_keys, is_trusted, parse_known_hosts
 from airflow_ensemble.slurm.local_runner import LocalRunner
+from airflow_ensemble.slurm.login import Login
 from airflow_ensemble.slurm.openssh_runner import OpenSshRunner
 from airflow_ensemble.slurm.paramiko_runner import ParamikoRunner
 from airflow_ensemble.slurm.ssh_connection import route

@@ -122,7 +122,8 @@ def test_a_product_is_fetched_once_and_gone_with_the_process(
     (tmp_path / "login").write_text(json.dumps([sshd.port, sshd.private_key, sshd.host_key]))
     program = f"""
 import json
-from airflow_ensemble.slurm.connecting import Login, make_runner
+from airflow_ensemble.slurm.connecting import make_runner
+from airflow_ensemble.slurm.login import Login
 from airflow_ensemble.slurm.remote_root import open_output
 port, key, host_key = json.load(open({str(tmp_path / "login")!r}))
 login = Login("127.0.0.1", port, {sshd.user!r}, private_key=key, host_key=host_key)

@@ -18,9 +18,10 @@ import psutil
 import pytest
 
 from airflow_ensemble.slurm import ssh_connection
-from airflow_ensemble.slurm.connecting import Login, make_runner
+from airflow_ensemble.slurm.connecting import make_runner
 from airflow_ensemble.slurm.errors import AccessRefused, OutcomeUnknown, Unreachable
 from airflow_ensemble.slurm.host_keys import parse_known_hosts
+from airflow_ensemble.slurm.login import Login
 from airflow_ensemble.slurm.runner import Runner
 from tests.services.sshd import SshServer, free_port, make_key
 from tests.slurm.ssh_places import open_master, open_runner

@@ -15,7 +15,8 @@ from airflow.sdk.exceptions import AirflowNotFoundException, AirflowRuntimeError
 from airflow_ensemble.engine.errors import UsageError
 from airflow_ensemble.slurm.client import SlurmClient
 from airflow_ensemble.slurm.cluster import Cluster
-from airflow_ensemble.slurm.connecting import Login, make_runner
+from airflow_ensemble.slurm.connecting import make_runner
+from airflow_ensemble.slurm.login import Login
 
 if TYPE_CHECKING:
     from airflow_ensemble.slurm.site import Site

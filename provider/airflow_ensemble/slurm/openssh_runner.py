@@ -27,7 +27,7 @@ from airflow_ensemble.slurm.ssh_connection import route
 if TYPE_CHECKING:
     import paramiko
 
-    from airflow_ensemble.slurm.connecting import Login
+    from airflow_ensemble.slurm.login import Login
 
 #: What ``ssh`` ends with when it is the one that failed.
 _SSH_FAILED = 255

@@ -23,7 +23,7 @@ from airflow_ensemble.slurm.ssh_connection import SshConnection, connect, route
 if TYPE_CHECKING:
     import paramiko
 
-    from airflow_ensemble.slurm.connecting import Login
+    from airflow_ensemble.slurm.login import Login
 
 _BLOCK = 32768
 #: Seconds between two looks at a channel that may take more input.

@@ -35,7 +35,7 @@ from airflow_ensemble.slurm.ssh_keys import keys_to_try
 if TYPE_CHECKING:
     import paramiko
 
-    from airflow_ensemble.slurm.connecting import Login
+    from airflow_ensemble.slurm.login import Login
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from airflow_ensemble.slurm.errors import AccessRefused
 if TYPE_CHECKING:
     import paramiko
 
-    from airflow_ensemble.slurm.connecting import Login
+    from airflow_ensemble.slurm.login import Login
 
 OWN_KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 
