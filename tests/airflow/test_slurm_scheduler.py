@@ -61,11 +61,16 @@ class Whole:
         self.run = start(airflow, self.place, n_workers=12)
         wait_until(lambda: len(self.place.executions()) >= 12, 90, "all elements to run")
         wait_until(self._counts_are_live, 60, "a running simulation to stand in the index")
+        await_state(self.run, 3, "deferred")
+        wait_until(self._is_told, 60, "chunk 3 to say in its log that its element runs")
         self.place.open_gate()
         self.state = self.run.finish(180)
         self.connections = slurm.ssh_connections - connections
         self.arrays = submissions(slurm) - arrays
         self.polls = queries(slurm) - polls
+
+    def _is_told(self) -> bool:
+        return "running" in self.run.log(WAIT, 3).lower()
 
     def _counts_are_live(self) -> bool:
         with self.place.control() as control:
