@@ -53,7 +53,8 @@ class Measured:
     :param connections: SSH connections.
     :param kinds: all requests by kind, those of nodes included.
     :param cpu: CPU seconds of whoever submitted and waited, commands of Slurm included.
-    :param outside: wall time before the submission and after the last element's end.
+    :param outside: wall time before the submission and after the last element's end; None where
+        that was not looked up.
     """
 
     seconds: float
@@ -63,7 +64,7 @@ class Measured:
     connections: int
     kinds: dict[str, int]
     cpu: float
-    outside: float
+    outside: float | None = None
 
 
 def main() -> int:
@@ -150,7 +151,6 @@ def measure(cluster: SlurmCluster, count: int, run: Any) -> Measured:
         cluster.ssh_connections - connections,
         {kind: n for kind, n in kinds.items() if n},
         cpu_of_ended() - used,
-        outside=0.0,
     )
 
 

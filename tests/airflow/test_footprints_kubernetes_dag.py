@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from pathlib import Path
 
 import pytest
@@ -23,8 +22,6 @@ FILE = ROOT / "dags" / DAG / "ensemble.yaml"
 WORKER = "footprints.pull_worker"
 #: The Secret that the ensemble file names.
 STORE_SECRET = "ensemble-object-store"
-#: A worker with STILT, for a real cluster: see docker/stilt/Dockerfile.
-STILT_IMAGE = os.environ.get("ENSEMBLE_TEST_KUBE_STILT_IMAGE")
 MODEL = {**HYSPLIT, "grid": GRID}
 pytestmark = pytest.mark.timeout(900)
 
@@ -44,7 +41,7 @@ def hrrr_run(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Run:
     """A run over the eight receptors, with everything else said through the form's fields."""
-    if cluster.real and not STILT_IMAGE:
+    if not cluster.stilt_image:
         pytest.skip("ENSEMBLE_TEST_KUBE_STILT_IMAGE names no image that the cluster's nodes have")
     table = tmp_path_factory.mktemp("hrrr") / "receptors.csv"
     with cluster.claim(hrrr) as claim:
@@ -76,7 +73,7 @@ def run_receptors(
     conf = {
         "kubernetes_conn_id": "cluster",
         "output": f"{bucket}/footprints",
-        "image": STILT_IMAGE if cluster.real else cluster.image,
+        "image": cluster.stilt_image,
         "index_secret": cluster.index_secret(airflow.index_dsn),
         "receptors": str(table),
         "met_directory": str(met),

@@ -93,6 +93,14 @@ class Cluster:
         """Return an address of this machine's loopback as pods must call it."""
         return address.replace("127.0.0.1", self.host)
 
+    @property
+    def stilt_image(self) -> str | None:
+        """Return a worker image with STILT; None where the real one was given none.
+
+        To the fake all images are one.
+        """
+        return os.environ.get("ENSEMBLE_TEST_KUBE_STILT_IMAGE") if self.real else self.image
+
     def make_secret(self, values: Mapping[str, str], name: str = "") -> str:
         """Make a secret, and return its name."""
         name = name or f"s-{uuid.uuid4().hex[:10]}"

@@ -57,11 +57,6 @@ class SshServer:
         """Return the text of the key that the server lets in."""
         return (self.root / "user_key").read_text()
 
-    @property
-    def key_file(self) -> Path:
-        """Return the path of the key that the server lets in."""
-        return self.root / "user_key"
-
     def login(self, **changes: Any) -> Login:
         """Return what is needed to get in, changed as asked."""
         settings: dict[str, Any] = {

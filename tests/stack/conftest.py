@@ -137,10 +137,8 @@ def lead_to(kubernetes: Cluster, folder: Path) -> dict[str, str]:
 
 
 def image_with_stilt(kubernetes: Cluster) -> str:
-    """Return the image of the DAG's pods; to the fake all are one."""
-    if not kubernetes.real:
-        return kubernetes.image
-    image = os.environ.get("ENSEMBLE_TEST_KUBE_STILT_IMAGE")
+    """Return the image of the DAG's pods."""
+    image = kubernetes.stilt_image
     assert image, "set ENSEMBLE_TEST_KUBE_STILT_IMAGE to an image with STILT that the cluster has"
     return image
 
