@@ -54,5 +54,13 @@ def open_master(login: Login, folder: Path) -> Iterator[Path]:
             time.sleep(0.02)
         yield socket
     finally:
+        _end(master)
+
+
+def _end(master: subprocess.Popen[bytes]) -> None:
+    """End a master connection, however often it must be told."""
+    while master.poll() is None:
+        # ssh 9.2 notes a signal that comes just before it waits for its sockets, and waits on.
         master.terminate()
-        master.communicate(timeout=10)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            master.communicate(timeout=0.5)
