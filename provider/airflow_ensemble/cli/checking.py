@@ -123,10 +123,11 @@ def model_problems(ensemble: Ensemble, *, ask_model: bool) -> list[str]:
     header = {"settings": settings.as_dict(), "code": list(recipe.code), "hook": ask_model}
     simulations = ensemble.read_simulations() if ask_model else iter(())
     if is_on_cluster:
-        from airflow_ensemble.cli.slurm.checking import interpreter, model_check_command
+        from airflow_ensemble.cli.slurm.checking import model_check_command
+        from airflow_ensemble.slurm.site import interpreter
 
         with model_check_command(ensemble) as command:
-            return _ask_interpreter(interpreter(ensemble), command, header, simulations)
+            return _ask_interpreter(interpreter(ensemble.execution), command, header, simulations)
     python = str(ensemble.execution.get("python") or sys.executable)
     command = [python, "-m", "airflow_ensemble.cli.model_check"]
     return _ask_interpreter(python, command, header, simulations)
@@ -273,10 +274,12 @@ def _check_index(ensemble: Ensemble) -> Finding:
 def _check_cluster(ensemble: Ensemble) -> Iterator[Finding]:
     from airflow_ensemble.cli.slurm import checking
     from airflow_ensemble.cli.slurm.place import open_cluster
+    from airflow_ensemble.slurm.batches import ask_site
+    from airflow_ensemble.slurm.site import interpreter
 
-    cluster, python = open_cluster(ensemble), checking.interpreter(ensemble)
+    cluster, python = open_cluster(ensemble), interpreter(ensemble.execution)
     slurm = _look(
-        "slurm", lambda: Finding("slurm", checking.describe_site(cluster.client.site(python)))
+        "slurm", lambda: Finding("slurm", checking.describe_site(ask_site(ensemble, cluster)))
     )
     yield slurm
     if not slurm.problems:

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from airflow_ensemble.engine import segment
 from airflow_ensemble.engine.control import Ledger
 from airflow_ensemble.engine.errors import UsageError
 from airflow_ensemble.engine.recipe import Recipe
-from airflow_ensemble.engine.segment import Finished, Header
+from airflow_ensemble.engine.segment import Finished, Header, Started
 from airflow_ensemble.engine.storage import OutputRoot, segment_head, segments_prefix
 
 log = logging.getLogger(__name__)
 
-#: Bytes read from a segment and recorded in one transaction.
+#: Bytes that are read from a segment at once, and those recorded in one transaction, about.
 READ_SIZE = 4 * 1024 * 1024
 #: Bytes that hold the header of any segment.
 HEADER_SIZE = 4096
@@ -33,13 +34,16 @@ def ingest(ledger: Ledger, chunk: str | None = None, batch: str | None = None) -
     :return: how many finished attempts counted.
     """
     offsets = ledger.index.offsets(ledger.key)
-    counted = 0
-    for name, size in ledger.root.list(_prefix(ledger, chunk, batch)):
-        offset = offsets.get(name, 0)
-        # What was recorded in part was found to be our own before.
-        if size > offset and (offset or _is_own(ledger, name)):
-            counted += _ingest_segment(ledger, name, offset, size)
-    return counted
+    haul = _Haul(ledger)
+    try:
+        for name, size in ledger.root.list(_prefix(ledger, chunk, batch)):
+            offset = offsets.get(name, 0)
+            # What was recorded in part was found to be our own before.
+            if size > offset and (offset or _is_own(ledger, name)):
+                haul.read(name, offset, size)
+    finally:
+        haul.record()  # what was read counts, even where the next segment cannot be read
+    return haul.counted
 
 
 def refuse_forgotten_outcomes(root: OutputRoot, recipe: Recipe) -> None:
@@ -87,14 +91,36 @@ def _is_own(ledger: Ledger, name: str) -> bool:
     return known[head]
 
 
-def _ingest_segment(ledger: Ledger, name: str, offset: int, size: int) -> int:
-    counted = 0
-    while offset < size and (reading := _read(ledger, name, offset)):
-        records = [record for record in reading.records if not isinstance(record, Header)]
-        counted += ledger.index.record(ledger.key, records)
-        offset += reading.consumed
-        ledger.index.set_offset(ledger.key, name, offset)
-    return counted
+@dataclass
+class _Haul:
+    """What was read from segments and is not recorded yet: many small ones take one transaction.
+
+    :param ledger: where it is recorded.
+    :param counted: finished attempts that have counted so far.
+    """
+
+    ledger: Ledger
+    counted: int = 0
+    _records: list[Started | Finished] = field(default_factory=list)
+    _offsets: dict[str, int] = field(default_factory=dict)
+    _size: int = 0
+
+    def read(self, name: str, offset: int, size: int) -> None:
+        """Read what a segment has got since ``offset``."""
+        while offset < size and (reading := _read(self.ledger, name, offset)):
+            offset += reading.consumed
+            self._records += [one for one in reading.records if not isinstance(one, Header)]
+            self._offsets[name] = offset
+            self._size += reading.consumed
+            if self._size >= READ_SIZE:
+                self.record()
+
+    def record(self) -> None:
+        """Bring it into the index."""
+        self.counted += self.ledger.index.record(
+            self.ledger.key, self._records, offsets=self._offsets
+        )
+        self._records, self._offsets, self._size = [], {}, 0
 
 
 def _read(ledger: Ledger, name: str, offset: int) -> segment.Reading | None:

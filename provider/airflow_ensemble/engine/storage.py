@@ -463,13 +463,14 @@ class LocalRoot(OutputRoot):
         if start:
             check_name(start)
         for folder, folders, files in os.walk(self.path / start, onerror=_refuse_folder):
-            relative = Path(folder).relative_to(self.path).as_posix()
+            relative = os.path.relpath(folder, self.path)
             below = "" if relative == "." else f"{relative}/"
             folders[:] = sorted(name for name in folders if _may_hold(f"{below}{name}/", prefix))
             for name in sorted(below + file for file in files):
                 if name.startswith(prefix):
                     with contextlib.suppress(FileNotFoundError):
-                        yield name, (self.path / name).stat().st_size
+                        # Paths as text: of a folder with thousands, every look makes them all.
+                        yield name, os.stat(f"{self.path}/{name}").st_size  # noqa: PTH116
 
     def modified(self, name: str) -> float:
         """See :meth:`OutputRoot.modified`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from airflow_ensemble.slurm.options import (
 )
 from airflow_ensemble.slurm.policies import compound, idle_factors, read_policies
 from airflow_ensemble.slurm.script import Job, render_array, render_collection
-from airflow_ensemble.slurm.site import Site
+from airflow_ensemble.slurm.site import Site, interpreter
 from airflow_ensemble.slurm.staging import File, Stage, read_code, stamp_of, worker_bundle
 from airflow_ensemble.slurm.submission import submit_once
 
@@ -37,8 +38,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds until a submission that nobody answered counts as not made, if the site says so.
 PATIENCE = 300.0
-#: The interpreter of workers, unless the ensemble file names one.
-PYTHON = "python3"
+#: Seconds for which what a site has said of its limits and its queue serves a submission.
+FRESH = 10.0
 #: The oldest interpreter that workers run in.
 OLDEST_PYTHON = (3, 9)
 PREFIX = "ens"
@@ -57,6 +58,19 @@ class Preview:
     script: str
     n_elements: int
     resource_class: str
+
+
+def ask_site(ensemble: Ensemble, cluster: Cluster, *, max_age: float = math.inf) -> Site:
+    """Return what a cluster is and allows for an ensemble's interpreter and account.
+
+    :param max_age: see :meth:`~airflow_ensemble.slurm.client.SlurmClient.site`.
+    """
+    account = ensemble.execution.get("account", cluster.defaults.get("account"))
+    return cluster.client.site(
+        interpreter(ensemble.execution),
+        account=None if account is None else str(account),
+        max_age=max_age,
+    )
 
 
 def wanted_chunks(ensemble: Ensemble, n_simulations: int) -> int:
@@ -78,7 +92,7 @@ def allowed_chunks(
     :param map_limit: another limit of the caller's, such as Airflow's ``max_map_length``.
     :return: at least 1, at most ``wanted``.
     """
-    site = _site(control.ensemble, cluster, refresh=True)
+    site = ask_site(control.ensemble, cluster, max_age=FRESH)
     return _fit(site, wanted, map_limit)
 
 
@@ -153,7 +167,7 @@ def render_scripts(control: Control, cluster: Cluster, chunks: Sequence[ChunkInf
         if job.name in sizes
     ]
     fresh = [chunk for chunk in chunks if chunk.id not in jobs]
-    limit = _site(control.ensemble, cluster).max_array_size if fresh else 1
+    limit = ask_site(control.ensemble, cluster).max_array_size if fresh else 1
     for some in _arrays(fresh, limit):
         parts = (control.ensemble, cluster, some[0].batch, some[0].resource_class, len(some))
         scripts.append(render_array(_job(*parts)))
@@ -171,7 +185,7 @@ def preview(
     :param sizes: (resource class, simulations) of each class.
     :param map_limit: as of :func:`allowed_chunks`.
     """
-    site = _site(ensemble, cluster)
+    site = ask_site(ensemble, cluster)
     total = sum(n_simulations for _, n_simulations in sizes)
     wanted = wanted_chunks(ensemble, total)
     previews = []
@@ -270,7 +284,7 @@ def _prepare(control: Control, cluster: Cluster, chunks: Sequence[ChunkInfo]) ->
     taken = {element.chunk for element in placed}
     fresh = [chunk for chunk in chunks if chunk.id not in taken]
     if fresh:
-        site = _site(control.ensemble, cluster)
+        site = ask_site(control.ensemble, cluster)
         _refuse_unusable_python(control.ensemble, cluster, site)
         for some in _arrays(fresh, site.max_array_size):
             job = _prepare_job(control, cluster, some)
@@ -303,14 +317,6 @@ def _arrays(chunks: Sequence[ChunkInfo], limit: int) -> Iterator[list[ChunkInfo]
             yield some[start : start + max(1, limit)]
 
 
-def _site(ensemble: Ensemble, cluster: Cluster, *, refresh: bool = False) -> Site:
-    python = str(ensemble.execution.get("python", PYTHON))
-    account = ensemble.execution.get("account", cluster.defaults.get("account"))
-    return cluster.client.site(
-        python, account=None if account is None else str(account), refresh=refresh
-    )
-
-
 def _refuse_unusable_python(ensemble: Ensemble, cluster: Cluster, site: Site) -> None:
     """Raise if no element could start its worker; set-up lines may load another interpreter."""
     if cluster.setup or ensemble.execution.get("setup"):
@@ -318,7 +324,7 @@ def _refuse_unusable_python(ensemble: Ensemble, cluster: Cluster, site: Site) ->
     version = tuple(int(part) for part in site.python.split(".") if part.isdecimal())
     if site.python and (not version or version >= OLDEST_PYTHON):
         return
-    name = ensemble.execution.get("python", PYTHON)
+    name = interpreter(ensemble.execution)
     needed = ".".join(map(str, OLDEST_PYTHON))
     fault = f"is Python {site.python}" if site.python else "cannot be run there"
     raise SlurmRefused(
@@ -437,7 +443,7 @@ def _job(
         options=options,
         lead=lead_seconds(options, execution.get("stop_before_end")),
         setup=(*cluster.setup, *execution.get("setup", ())),
-        python=str(execution.get("python", PYTHON)),
+        python=interpreter(execution),
         bundle=f"{_bundle_folder(root)}/{NAME}",
     )
 

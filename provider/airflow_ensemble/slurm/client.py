@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -135,24 +136,26 @@ class SlurmClient:
         self.runner = runner
         self._blocking = tuple(blocking)
         self._has_accounting: bool | None = None
-        self._sites: dict[tuple[str, str | None], Site] = {}
+        #: Answers by interpreter and account, and when they were asked for.
+        self._sites: dict[tuple[str, str | None], tuple[float, Site]] = {}
         #: Jobs of which the last poll missed elements: the next one asks the accounting.
         self._missing: set[str] = set()
 
     def site(
-        self, python: str = "python3", *, account: str | None = None, refresh: bool = False
+        self, python: str = "python3", *, account: str | None = None, max_age: float = math.inf
     ) -> Site:
-        """Return what this Slurm is and allows; asked once.
+        """Return what this Slurm is and allows; asked once, or again when that is too long ago.
 
         :param python: the interpreter that workers shall use.
         :param account: whose limits count; None for the smallest of the account's associations.
-        :param refresh: ask again.
+        :param max_age: seconds for which an answer serves.
         :raises SlurmUnavailable: when Slurm does not answer now.
         :raises SlurmRefused: when there is no Slurm.
         """
         key = (python, account)
-        if refresh or key not in self._sites:
-            before = time.time()
+        asked, site = self._sites.get(key, (-math.inf, None))
+        if site is None or time.monotonic() - asked > max_age:
+            asked, before = time.monotonic(), time.time()
             done = self.runner.run(commands.site_text(python), timeout=7 * PATIENCE)
             # The cluster prints its time before it asks Slurm anything.
             sections = split_sections(done.out)
@@ -160,8 +163,8 @@ class SlurmClient:
                 raise SlurmUnavailable(_broken_off(f"asking {self.runner.place}", done))
             site = read_site(sections, self.runner.place, before, account)
             self._has_accounting = site.accounting
-            self._sites[key] = site
-        return self._sites[key]
+            self._sites[key] = (asked, site)
+        return site
 
     def poll(self, jobs: Sequence[JobInfo]) -> Snapshot:
         """Ask for the state of every element of some jobs, with one remote command.

@@ -106,9 +106,10 @@ def settle(control: Control, cluster: Cluster, chunk: str, over: Over) -> Settle
         ingest(control, chunk)
     if element is not None:
         control.index.end_element(chunk, info.submission, over.end.value, over.detail)
-    reason = _REASONS.get(over.end, Reason.LOST)
-    control.index.charge(chunk, reason=reason, detail=over.detail, submission=info.submission)
-    info = control.index.chunk(chunk)
+    if info.unfinished:
+        reason = _REASONS.get(over.end, Reason.LOST)
+        control.index.charge(chunk, reason=reason, detail=over.detail, submission=info.submission)
+        info = control.index.chunk(chunk)
     if not info.unfinished:
         control.index.settle(chunk, submission=info.submission)
         return _settled(control, info, DONE, words)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from airflow_ensemble.slurm.answers import explain, is_transient, shorten
 from airflow_ensemble.slurm.commands import Section
@@ -15,6 +16,9 @@ from airflow_ensemble.slurm.parsing import (
     parse_version,
     read_integer,
 )
+
+#: The interpreter of workers for which the ensemble file names none.
+PYTHON = "python3"
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,14 @@ class Site:
     python: str
     home: str
     clock_skew: float
+
+
+def interpreter(execution: Mapping[str, Any]) -> str:
+    """Return the interpreter in which the workers of an ensemble run there.
+
+    :param execution: of the ensemble file.
+    """
+    return str(execution.get("python") or PYTHON)
 
 
 def read_site(

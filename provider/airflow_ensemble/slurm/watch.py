@@ -8,6 +8,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow_ensemble.engine.errors import EnsembleError
@@ -65,7 +66,7 @@ class Watched:
     batch: str
     deadlines: Deadlines = field(default_factory=Deadlines)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Return a name for it, unique for ever."""
         return f"{self.job.name}_{self.element}"

@@ -138,8 +138,7 @@ def test_unknown_ids_are_none(index: OutputIndex, key: EnsembleKey) -> None:
 
 def test_offsets_only_grow(index: OutputIndex) -> None:
     one, other = index.define(recipe("one")), index.define(recipe("other"))
-    index.set_offset(one, "a.jsonl", 100)
-    index.set_offset(one, "a.jsonl", 50)
-    index.set_offset(one, "b.jsonl", 2**40)
+    index.record(one, [], offsets={"a.jsonl": 100})
+    index.record(one, [], offsets={"a.jsonl": 50, "b.jsonl": 2**40})
     assert index.offsets(one) == {"a.jsonl": 100, "b.jsonl": 2**40}
     assert index.offsets(other) == {}

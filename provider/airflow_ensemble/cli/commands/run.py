@@ -48,8 +48,8 @@ def _add_arguments(parser: ArgumentParser) -> None:
         type=seconds,
         default=WAIT_INTERVAL,
         metavar="SECONDS",
-        help=f"time between two looks at results while waiting (default: {WAIT_INTERVAL:g}); "
-        "Slurm itself is asked every 2 to 30 seconds, Kubernetes every 5",
+        help="longest time between two looks at results while waiting (default: "
+        f"{WAIT_INTERVAL:g}); Slurm itself is asked every 2 to 30 seconds, Kubernetes every 5",
     )
     parser.add_argument("--backend", metavar="B", help="where to run: local, slurm or kubernetes")
     parser.add_argument(

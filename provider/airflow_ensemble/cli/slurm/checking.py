@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 from airflow_ensemble.cli.plan import find_key, make_plan, open_existing_index
 from airflow_ensemble.cli.text import format_count
 from airflow_ensemble.engine.errors import UsageError
+from airflow_ensemble.slurm.site import interpreter
 
 if TYPE_CHECKING:
     from airflow_ensemble.engine.ensemble import Ensemble
     from airflow_ensemble.slurm.cluster import Cluster
     from airflow_ensemble.slurm.site import Site
 
-#: The interpreter of workers for which the ensemble file names none.
-PYTHON = "python3"
 #: Seconds that set-up lines and the interpreter's start may take.
 START_LIMIT = 120.0
 _VERSION = (
@@ -78,15 +77,11 @@ def refuse_unusable_cluster(ensemble: Ensemble, cluster: Cluster) -> None:
     :raises SlurmUnavailable: when Slurm does not answer now.
     """
     from airflow_ensemble.cli.checking import refuse_unusable_model
+    from airflow_ensemble.slurm.batches import ask_site
 
-    cluster.client.site(interpreter(ensemble))
+    ask_site(ensemble, cluster)
     find_python(ensemble)
     refuse_unusable_model(ensemble)
-
-
-def interpreter(ensemble: Ensemble) -> str:
-    """Return the interpreter in which the workers run."""
-    return str(ensemble.execution.get("python") or PYTHON)
 
 
 def find_python(ensemble: Ensemble) -> str:
@@ -94,7 +89,7 @@ def find_python(ensemble: Ensemble) -> str:
 
     :raises UsageError: when it cannot be run, or is older than 3.9.
     """
-    name = interpreter(ensemble)
+    name = interpreter(ensemble.execution)
     done = subprocess.run(
         worker_shell(ensemble, ["-S", "-c", _VERSION]),
         capture_output=True,
@@ -124,7 +119,7 @@ def worker_shell(ensemble: Ensemble, arguments: Sequence[str]) -> list[str]:
     for line in ensemble.execution.get("setup", ()):
         complaint = shlex.quote(f"set-up line failed: {line}")
         lines += [line, f"[ $? -eq 0 ] || {{ echo {complaint} >&2; exit 2; }}"]
-    lines.append(f"exec {shlex.join([interpreter(ensemble), *arguments])}")
+    lines.append(f"exec {shlex.join([interpreter(ensemble.execution), *arguments])}")
     return ["bash", "-l", "-c", "\n".join(lines)]
 
 

@@ -29,6 +29,10 @@ log = logging.getLogger(__name__)
 MAX_FRUITLESS = 3
 #: Seconds between two questions to Slurm, to which they slacken while results tell how things go.
 SLURM_CEILING = 30.0
+#: The shortest time in seconds between two looks.
+QUICKEST = 0.2
+#: By how much looks slacken when they find nothing new.
+SLACKENING = 1.5
 #: What the waiting ends with when it is asked to stop.
 DETACHED = "detached: the array jobs go on without this command"
 
@@ -39,14 +43,14 @@ class _Chunk:
 
     :param id: its id.
     :param unfinished: its simulations that were not terminal when it was last settled.
-    :param element: its newest submission; None while it has to be submitted.
+    :param watched: its newest submission; None while it has to be submitted.
     :param ended: whether an earlier submission of it has ended here.
     :param fruitless: submissions in a row that finished nothing.
     """
 
     id: str
     unfinished: int
-    element: ElementInfo | None = None
+    watched: Watched | None = None
     ended: bool = False
     fruitless: int = 0
 
@@ -60,7 +64,7 @@ class ArrayWait:
     :param scope: the simulations whose counts are shown.
     :param progress: shows them.
     :param stop: set it to detach.
-    :param poll: seconds between two looks.
+    :param poll: seconds between two looks at most.
     """
 
     control: Control
@@ -85,13 +89,18 @@ class ArrayWait:
 
         self._take(batches)
         watch = ClusterWatch(self.cluster.client, ceiling=max(SLURM_CEILING, self.poll))
+        left, pause = -1, self.poll
         while self._chunks:
             for chunk in list(self._chunks.values()):
-                if chunk.element is None:
+                if chunk.watched is None:
                     self._submit(chunk)
             self._look(watch)
-            self.progress.update(self.control.index.counts(self.control.key, self.scope))
-            if self._chunks and self.stop.wait(self.poll):
+            counts = self.control.index.counts(self.control.key, self.scope)
+            self.progress.update(counts)
+            is_new, left = counts.unfinished < left, counts.unfinished
+            seconds_left = self.progress.pace.seconds_left(left) if is_new else None
+            pause = pause_before_look(pause, seconds_left, self.poll)
+            if self._chunks and self.stop.wait(pause):
                 raise Interrupted(DETACHED)
         if self._unusable:
             raise ModelError(self._unusable[0])
@@ -108,7 +117,7 @@ class ArrayWait:
                     self._chunks[info.id] = chunk
                     element = elements.get(info.id)
                     if element is not None and element.job.job_id is not None:
-                        chunk.element = element
+                        chunk.watched = self._watched(element)
 
     def _submit(self, chunk: _Chunk) -> None:
         from airflow_ensemble.slurm import batches
@@ -120,7 +129,7 @@ class ArrayWait:
             else:
                 info = self.control.index.chunk(chunk.id)
                 batches.submit(self.control, self.cluster, [info], stop=self.stop)
-            chunk.element = self.control.index.elements(chunk=chunk.id)[-1]
+            chunk.watched = self._watched(self.control.index.elements(chunk=chunk.id)[-1])
         except Interrupted as error:
             raise Interrupted(f"{DETACHED}; {error}") from error
         except (OutcomeUnknown, SlurmUnavailable, Unreachable) as error:
@@ -129,17 +138,13 @@ class ArrayWait:
             self._give_up(chunk, str(error))
 
     def _look(self, watch: ClusterWatch) -> None:
-        watched = {
-            one.key: (one, chunk)
-            for chunk in self._chunks.values()
-            if chunk.element is not None
-            for one in [self._watched(chunk.element)]
-        }
-        news = watch.look([one for one, _ in watched.values()], lambda _: self.control)
+        watched = [chunk.watched for chunk in self._chunks.values() if chunk.watched is not None]
+        news = watch.look(watched, lambda _: self.control)
         self.progress.remark = describe(news.values())
-        for key, one in news.items():
-            if one.over is not None:
-                self._settle(watched[key][1], one.over)
+        for one in watched:
+            over = news[one.key].over
+            if over is not None and one.chunk is not None:
+                self._settle(self._chunks[one.chunk], over)
 
     def _watched(self, element: ElementInfo) -> Watched:
         from airflow_ensemble.slurm.watch import Watched
@@ -161,7 +166,7 @@ class ArrayWait:
             self._give_up(chunk, f"{MAX_FRUITLESS} submissions finished nothing; {settled.message}")
         else:
             log.info("chunk %s: %s; submitting what is left", chunk.id, settled.message)
-            chunk.element, chunk.ended = None, True
+            chunk.watched, chunk.ended = None, True
 
     def _is_fruitless(self, chunk: _Chunk, settled: Settled) -> bool:
         left = settled.counts.unfinished
@@ -173,6 +178,19 @@ class ArrayWait:
         self.control.index.settle(chunk.id)
         self._given_up[chunk.id] = why
         del self._chunks[chunk.id]
+
+
+def pause_before_look(last: float, seconds_left: float | None, longest: float) -> float:
+    """Return how long to wait: until the rest is done, if all goes on at its pace.
+
+    So nobody sleeps through the end of the last simulation. Where nothing happens, looks slacken.
+
+    :param last: seconds of the last pause.
+    :param seconds_left: that the rest will take; None when this look has found nothing new.
+    :param longest: seconds.
+    """
+    pause = last * SLACKENING if seconds_left is None else seconds_left
+    return min(max(pause, QUICKEST), longest)
 
 
 def describe(news: Iterable[News]) -> str:

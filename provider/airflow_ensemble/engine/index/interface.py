@@ -581,6 +581,7 @@ class OutputIndex(ABC):
         records: Sequence[Started | Finished],
         *,
         worker: str | None = None,
+        offsets: Mapping[str, int] | None = None,
     ) -> int:
         """Bring started and finished attempts into the index, in bulk.
 
@@ -589,6 +590,8 @@ class OutputIndex(ABC):
         An unsuccessful outcome also needs the row's token to be unset or its own. With ``worker``
         its lease is renewed in the same transaction.
 
+        :param offsets: how many bytes of segments (by name) are recorded with these; a smaller
+            number than the known one is ignored.
         :return: how many finished attempts counted.
         :raises Fenced: when ``worker`` is given and its lease has expired (nothing is recorded).
         """
@@ -659,7 +662,3 @@ class OutputIndex(ABC):
     @abstractmethod
     def offsets(self, ensemble: EnsembleKey) -> dict[str, int]:
         """Return how many bytes of each segment (by name) have been recorded."""
-
-    @abstractmethod
-    def set_offset(self, ensemble: EnsembleKey, segment: str, offset: int) -> None:
-        """Note that a segment is recorded up to ``offset``; a smaller one than known is ignored."""

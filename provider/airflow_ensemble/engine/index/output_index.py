@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from airflow_ensemble.engine.chunk import Assignment
@@ -326,17 +326,23 @@ class DatabaseIndex(OutputIndex):
         records: Sequence[Started | Finished],
         *,
         worker: str | None = None,
+        offsets: Mapping[str, int] | None = None,
     ) -> int:
         """Bring started and finished attempts into the index, in bulk."""
+        if not records and not offsets and worker is None:
+            return 0
 
         def work(session: Session) -> int:
             if worker is not None:
                 ownership.renew(session, worker)
-            return recording.record(
+            counted = recording.record(
                 session, ensemble, records, locks_rows=self._database.locks_rows
             )
+            for name, consumed in sorted((offsets or {}).items()):
+                session.run("segment_note", ensemble=ensemble.number, name=name, consumed=consumed)
+            return counted
 
-        return self._database.transact(work) if records or worker is not None else 0
+        return self._database.transact(work)
 
     def expire(self) -> int:
         """Take back what workers with an expired lease hold."""
@@ -425,14 +431,6 @@ class DatabaseIndex(OutputIndex):
             lambda session: session.rows("segment_list", ensemble=ensemble.number)
         )
         return {name: int(consumed) for name, consumed in found}
-
-    def set_offset(self, ensemble: EnsembleKey, segment: str, offset: int) -> None:
-        """Note that a segment is recorded up to ``offset``."""
-        self._database.transact(
-            lambda session: session.run(
-                "segment_note", ensemble=ensemble.number, name=segment, consumed=offset
-            )
-        )
 
     def _has(self, statement: str, ensemble: EnsembleKey) -> bool:
         return bool(
