@@ -19,10 +19,10 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -78,9 +78,7 @@ def main() -> int:
         print_header(count)
         ours, floors = compare_with_floor(node, count)
         for name in () if arguments.alone else ("submitit", "squeue"):
-            label = {"squeue": "sbatch, then a loop around squeue"}.get(name, name)
-            measured = measure(cluster, count, lambda name=name: run_peer(node, name, count))
-            print_row(label, measured, count)
+            measure_peer(node, name, count)
     over = mean([one.seconds for one in ours]) - mean(floors)
     asks = max(one.asks for one in ours)
     last = ours[-1]
@@ -105,10 +103,21 @@ def compare_with_floor(node: LoginNode, count: int) -> tuple[list[Measured], lis
 
 
 def measure_ours(node: LoginNode, file: Path, count: int) -> Measured:
-    measured = measure(node.cluster, count, lambda: run_ensemble(node, file))
+    measured = measure(
+        node.cluster, count, lambda: run_ensemble(node, file), lambda: counts_of(node, file)
+    )
     measured.outside = measured.seconds - array_seconds(node.cluster)
     print_row("ensemble run --wait", measured, count)
     return measured
+
+
+def measure_peer(node: LoginNode, name: str, count: int) -> None:
+    label = {"squeue": "sbatch, then a loop around squeue"}.get(name, name)
+    answers: list[tuple[int, int]] = []
+    measured = measure(
+        node.cluster, count, lambda: answers.append(run_peer(node, name, count)), answers.pop
+    )
+    print_row(label, measured, count)
 
 
 def measure_floor(node: LoginNode, file: Path) -> float:
@@ -129,28 +138,37 @@ def write(node: LoginNode, name: str, count: int) -> Path:
     )
 
 
-def measure(cluster: SlurmCluster, count: int, run: Any) -> Measured:
+def measure(
+    cluster: SlurmCluster,
+    count: int,
+    run: Callable[[], None],
+    tell: Callable[[], tuple[int, int]],
+) -> Measured:
     """Run an array of a kind and count what it asks for.
 
-    :param run: runs it and returns how many are said to be complete and to have failed.
+    :param run: runs it to its end.
+    :param tell: returns how many are then said to be complete and to have failed; not measured.
     """
     cluster.cancel_all()
     asks, before = cluster.user_rpcs(), cluster.rpcs()
     connections, used, started = cluster.ssh_connections, cpu_of_ended(), time.monotonic()
-    complete, failed = run()
-    seconds = time.monotonic() - started
+    run()
+    seconds, cpu = time.monotonic() - started, cpu_of_ended() - used
+    asked = cluster.user_rpcs() - asks
     kinds = {kind: n - before.get(kind, 0) for kind, n in cluster.rpcs().items()}
+    connected = cluster.ssh_connections - connections
+    complete, failed = tell()
     submits = kinds.get(SUBMIT, 0)
     should_fail = len(range(0, count, EVERY))
     wrong = abs(failed - should_fail) + (count - complete - failed)
     return Measured(
         seconds,
         submits,
-        cluster.user_rpcs() - asks - submits,
+        asked - submits,
         wrong,
-        cluster.ssh_connections - connections,
+        connected,
         {kind: n for kind, n in kinds.items() if n},
-        cpu_of_ended() - used,
+        cpu,
     )
 
 
@@ -160,10 +178,13 @@ def cpu_of_ended() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def run_ensemble(node: LoginNode, file: Path) -> tuple[int, int]:
+def run_ensemble(node: LoginNode, file: Path) -> None:
     ended = node("run", file, "--wait", "--poll", POLL, timeout=3000)
     if ended.code != 0:
         raise SystemExit(f"ensemble run ended with {ended.code}: {ended.err}")
+
+
+def counts_of(node: LoginNode, file: Path) -> tuple[int, int]:
     counts = json.loads(node("status", file, "--json").out)["counts"]
     return counts["complete"], counts["failed"]
 

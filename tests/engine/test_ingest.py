@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -133,3 +134,46 @@ def test_what_another_index_gave_out_does_not_count(control: Control) -> None:
     write_segment(control, second)
     assert ingest(control) == 3
     assert control.index.counts(control.key).dispatched == 3
+
+
+def test_however_many_segments_one_transaction_records_them(
+    control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded: list[tuple[int, list[str]]] = []
+    record = control.index.record
+
+    def counting(key: EnsembleKey, records: Any, *, offsets: Any = None) -> int:
+        recorded.append((len(records), sorted(offsets)))
+        return record(key, records, offsets=offsets)
+
+    monkeypatch.setattr(control.index, "record", counting)
+    names = [write_segment(control, chunk) for chunk in dispatched(control, "b", 0, 6)]
+    assert ingest(control) == 6
+    assert recorded == [(12, sorted(names))]
+
+    # But never much more than is read of one segment.
+    monkeypatch.setattr("airflow_ensemble.engine.ingest.READ_SIZE", 100)
+    more = [write_segment(control, chunk) for chunk in dispatched(control, "b", 0, 6)]
+    assert set(more) == set(names)
+    assert ingest(control) == 0
+    assert len(recorded) > 3
+
+
+def test_a_segment_that_cannot_be_read_keeps_nothing_else_out(
+    control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad = sorted(write_segment(control, chunk) for chunk in dispatched(control, "b", 0, 6))
+    read = control.root.read
+
+    def failing(name: str, offset: int = 0, length: int | None = None) -> bytes:
+        if name == bad:
+            raise storage.StorageError("stale file handle")
+        return read(name, offset, length)
+
+    monkeypatch.setattr(control.root, "read", failing)
+    with pytest.raises(storage.StorageError, match="stale"):
+        ingest(control)
+    assert control.index.counts(control.key).complete == 3
+    assert set(control.index.offsets(control.key)) == {good}
+    monkeypatch.undo()
+    assert ingest(control) == 3

@@ -324,6 +324,7 @@ def test_a_site_is_asked_once(client: SlurmClient, fake: FakeSlurm) -> None:
     assert (site.version, site.cluster, site.max_array_size) == ((26, 5, 4), "fake", 1001)
     assert client.site() is site
     assert client.site("/no/python").python == ""
+    assert client.site(max_age=60) is site
     assert client.site(max_age=0) is not site
 
 

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_ensemble.cli.model_check import simulation_line
-from airflow_ensemble.cli.plan import find_key, make_plan, open_existing_index
-from airflow_ensemble.engine.errors import EnsembleError, ModelError, UsageError
+from airflow_ensemble.cli.model_loading import model_problems
+from airflow_ensemble.cli.opening import find_key, open_existing_index
+from airflow_ensemble.cli.plan import make_plan
+from airflow_ensemble.cli.starting import judge_output, refuse_forgotten_outcomes
+from airflow_ensemble.engine.errors import EnsembleError
 
 if TYPE_CHECKING:
     from airflow_ensemble.engine.ensemble import Ensemble
-    from airflow_ensemble.engine.simulation import Simulation
     from airflow_ensemble.slurm.cluster import Cluster
 
-#: Seconds that a model may take to be imported, and to check all simulations.
-MODEL_CHECK_LIMIT = 600.0
 #: Problems of one kind that are named.
 NAMED = 10
 
@@ -57,108 +50,6 @@ def check_ensemble(ensemble: Ensemble) -> Iterator[Finding]:
         yield from _check_cluster(ensemble)
     if ensemble.execution.get("backend") == "kubernetes":
         yield from _check_kubernetes(ensemble)
-
-
-def refuse_unusable_model(ensemble: Ensemble) -> None:
-    """Load the model as its worker will, so that a run does not even begin with a broken one.
-
-    :raises ModelError: naming module, function or program, and why it cannot be used.
-    """
-    problems = model_problems(ensemble, ask_model=False)
-    if problems:
-        raise ModelError("; ".join(problems))
-
-
-def refuse_bad_start(ensemble: Ensemble, first: int | None = None) -> None:
-    """Judge table and output root before an index or a folder is made for them.
-
-    Where the index has these settings already, the registration itself changes nothing on error,
-    and a second look at a long table is saved.
-
-    :param ensemble: about to be registered.
-    :param first: how many rows will be.
-    :raises UsageError: naming file, row and column, or the output root.
-    """
-    output = _check_output(ensemble)
-    if output.problems:
-        raise UsageError(output.problems[0])
-    index = open_existing_index(ensemble)
-    if index is not None:
-        with closing(index):
-            if find_key(index, ensemble):
-                return
-    refuse_forgotten_outcomes(ensemble)
-    for _ in ensemble.read_simulations(first):
-        pass
-
-
-def refuse_forgotten_outcomes(ensemble: Ensemble) -> None:
-    """Refuse to begin anew where the output root has results that the index does not know.
-
-    :param ensemble: with settings that the index does not know.
-    :raises UsageError: naming the output root and what to do.
-    """
-    from airflow_ensemble.engine import ingest
-    from airflow_ensemble.engine.storage import StorageError, open_root
-
-    with suppress(StorageError):  # a root that cannot be read is a finding of its own
-        ingest.refuse_forgotten_outcomes(open_root(ensemble.output), ensemble.recipe())
-
-
-def model_problems(ensemble: Ensemble, *, ask_model: bool) -> list[str]:
-    """Return why the model cannot be used.
-
-    :param ask_model: whether the model's own ``check`` shall look at all simulations.
-    """
-    settings, recipe = ensemble.settings, ensemble.recipe()
-    is_on_cluster = ensemble.execution.get("backend") == "slurm"
-    if settings.command and not is_on_cluster:
-        from airflow_ensemble.engine.command import load_command
-
-        try:
-            load_command(settings.command, settings.products, recipe.code)
-        except ModelError as error:
-            return [str(error)]
-        return []
-    header = {"settings": settings.as_dict(), "code": list(recipe.code), "hook": ask_model}
-    simulations = ensemble.read_simulations() if ask_model else iter(())
-    if is_on_cluster:
-        from airflow_ensemble.cli.slurm.checking import model_check_command
-        from airflow_ensemble.slurm.site import interpreter
-
-        with model_check_command(ensemble) as command:
-            return _ask_interpreter(interpreter(ensemble.execution), command, header, simulations)
-    python = str(ensemble.execution.get("python") or sys.executable)
-    command = [python, "-m", "airflow_ensemble.cli.model_check"]
-    return _ask_interpreter(python, command, header, simulations)
-
-
-def _ask_interpreter(
-    interpreter: str,
-    command: Sequence[str],
-    header: dict[str, object],
-    simulations: Iterable[Simulation],
-) -> list[str]:
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as question:
-        question.write(json.dumps(header) + "\n")
-        question.writelines(simulation_line(simulation) for simulation in simulations)
-        question.seek(0)
-        try:
-            done = subprocess.run(
-                command,
-                stdin=question,
-                capture_output=True,
-                text=True,
-                timeout=MODEL_CHECK_LIMIT,
-            )
-        except subprocess.TimeoutExpired:
-            return [f"loading the model took longer than {MODEL_CHECK_LIMIT:.0f} s"]
-        except OSError as error:
-            return [f"execution.python: {interpreter} cannot be started ({error.strerror})"]
-    if done.returncode == 0 and done.stdout:
-        return list(json.loads(done.stdout)["problems"])
-    words = done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"]
-    return [f"the model cannot be loaded with {interpreter}: {words[-1]}"]
 
 
 # --- single checks: each returns its finding, or raises what is wrong -----------------------------
@@ -233,27 +124,7 @@ def _check_arguments(ensemble: Ensemble) -> Finding:
 
 
 def _check_output(ensemble: Ensemble) -> Finding:
-    from airflow_ensemble.engine.storage import local_path, open_root
-
-    root = open_root(ensemble.output)
-    if root.is_local:
-        problem = _unwritable(local_path(ensemble.output))
-        if problem:
-            return Finding("output", ensemble.output, (problem,))
-    else:
-        root.check_writable()  # writes and deletes one small object
-    claim = root.check_owner(ensemble.name, ensemble.settings)
-    return Finding("output", f"{ensemble.output}; {claim.message or 'writable'}")
-
-
-def _unwritable(path: Path) -> str | None:
-    """Return why a folder, which need not exist yet, cannot be written; ask without trying."""
-    nearest = next((folder for folder in (path, *path.parents) if folder.exists()), Path("/"))
-    if not nearest.is_dir():
-        return f"output root {path}: {nearest} is a file; remove it or set another 'output'"
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        return f"output root {path}: {nearest} is not writable; change that or set another 'output'"
-    return None
+    return Finding("output", f"{ensemble.output}; {judge_output(ensemble)}")
 
 
 def _check_index(ensemble: Ensemble) -> Finding:
@@ -263,7 +134,7 @@ def _check_index(ensemble: Ensemble) -> Finding:
     if index is not None:
         with closing(index):
             known = find_key(index, ensemble)
-    if known is None and not _check_output(ensemble).problems:
+    if known is None:
         refuse_forgotten_outcomes(ensemble)
     if index is None:
         return Finding("index", f"{location} does not exist yet; `ensemble run` makes it")
@@ -272,21 +143,18 @@ def _check_index(ensemble: Ensemble) -> Finding:
 
 
 def _check_cluster(ensemble: Ensemble) -> Iterator[Finding]:
-    from airflow_ensemble.cli.slurm import checking
+    from airflow_ensemble.cli.slurm.checking import describe_site
+    from airflow_ensemble.cli.slurm.interpreter import find_python
     from airflow_ensemble.cli.slurm.place import open_cluster
     from airflow_ensemble.slurm.batches import ask_site
     from airflow_ensemble.slurm.site import interpreter
 
     cluster, python = open_cluster(ensemble), interpreter(ensemble.execution)
-    slurm = _look(
-        "slurm", lambda: Finding("slurm", checking.describe_site(ask_site(ensemble, cluster)))
-    )
+    slurm = _look("slurm", lambda: Finding("slurm", describe_site(ask_site(ensemble, cluster))))
     yield slurm
     if not slurm.problems:
         yield _look("options", lambda: _check_options(ensemble, cluster))
-    yield _look(
-        "python", lambda: Finding("python", f"{python} is {checking.find_python(ensemble)}")
-    )
+    yield _look("python", lambda: Finding("python", f"{python} is {find_python(ensemble)}"))
 
 
 def _check_options(ensemble: Ensemble, cluster: Cluster) -> Finding:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_ensemble.cli.command import DEFAULT_FILE
-from airflow_ensemble.engine.errors import UsageError
+from airflow_ensemble.engine.errors import IndexMissing, UsageError
 
 if TYPE_CHECKING:
     from airflow_ensemble.engine.control import Control
     from airflow_ensemble.engine.ensemble import Ensemble
+    from airflow_ensemble.engine.index.interface import EnsembleKey, OutputIndex
 
 
 def find_file(args: Namespace) -> Path:
@@ -107,3 +108,23 @@ def unknown_ids(control: Control, ids: Sequence[str]) -> UsageError:
         f"ensemble {control.ensemble.name!r} has no simulation {named} with the present settings: "
         f"its ids stand in the table that {control.ensemble.path} names"
     )
+
+
+def open_existing_index(ensemble: Ensemble) -> OutputIndex | None:
+    """Open the ensemble's index if there is one; never make it.
+
+    :raises UsageError: when it is there and cannot be used.
+    """
+    from airflow_ensemble.engine.index import open_index
+
+    try:
+        return open_index(ensemble.index_location())
+    except IndexMissing:
+        return None
+
+
+def find_key(index: OutputIndex, ensemble: Ensemble) -> EnsembleKey | None:
+    """Return the ensemble as the index knows it with its present settings, or None."""
+    settings_hash = ensemble.settings.hash
+    keys = index.ensembles(ensemble.name)
+    return next((key for key in keys if key.settings_hash == settings_hash), None)

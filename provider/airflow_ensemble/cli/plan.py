@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from airflow_ensemble.engine.errors import IndexMissing, UsageError
+from airflow_ensemble.cli.opening import find_key, open_existing_index
+from airflow_ensemble.cli.starting import refuse_forgotten_outcomes
+from airflow_ensemble.engine.errors import UsageError
 
 if TYPE_CHECKING:
     from airflow_ensemble.engine.ensemble import Ensemble
@@ -48,33 +50,11 @@ class Plan:
     classes: Counter[str] = field(default_factory=Counter)
 
 
-def open_existing_index(ensemble: Ensemble) -> OutputIndex | None:
-    """Open the ensemble's index if there is one; never make it.
-
-    :raises UsageError: when it is there and cannot be used.
-    """
-    from airflow_ensemble.engine.index import open_index
-
-    try:
-        return open_index(ensemble.index_location())
-    except IndexMissing:
-        return None
-
-
-def find_key(index: OutputIndex, ensemble: Ensemble) -> EnsembleKey | None:
-    """Return the ensemble as the index knows it with its present settings, or None."""
-    settings_hash = ensemble.settings.hash
-    keys = index.ensembles(ensemble.name)
-    return next((key for key in keys if key.settings_hash == settings_hash), None)
-
-
 def plan_run(ensemble: Ensemble, args: Namespace) -> Plan:
     """Return what ``ensemble run`` with these arguments would do.
 
     :raises UsageError: on anything that it would refuse.
     """
-    from airflow_ensemble.cli.checking import refuse_forgotten_outcomes
-
     index = open_existing_index(ensemble)
     try:
         key = find_key(index, ensemble) if index else None

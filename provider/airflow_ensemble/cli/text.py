@@ -91,3 +91,9 @@ def shorten(text: str, width: int) -> str:
 
 def _one_line(cell: object) -> str:
     return " ".join(str(cell).split())
+
+
+def last_line(text: str) -> str:
+    """Return the last line of what a command said."""
+    lines = text.strip().splitlines()
+    return lines[-1] if lines else "it said nothing"

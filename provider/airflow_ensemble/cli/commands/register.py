@@ -23,7 +23,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
 
 
 def _run(args: Namespace, console: Console) -> int:
-    from airflow_ensemble.cli.checking import refuse_bad_start
+    from airflow_ensemble.cli.starting import refuse_bad_start
     from airflow_ensemble.engine.control import open_control
 
     ensemble = load_ensemble(args)

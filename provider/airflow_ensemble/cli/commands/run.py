@@ -78,7 +78,8 @@ def _run(args: Namespace, console: Console) -> int:
         plan = plan_run(ensemble, args)
         console.say(render_plan(plan, f"up to {processes} at once", listed(args)))
         return 0
-    from airflow_ensemble.cli.checking import refuse_bad_start, refuse_unusable_model
+    from airflow_ensemble.cli.model_loading import refuse_unusable_model
+    from airflow_ensemble.cli.starting import refuse_bad_start
     from airflow_ensemble.engine.control import open_control
 
     refuse_unusable_model(ensemble)

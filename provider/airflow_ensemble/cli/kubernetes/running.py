@@ -45,7 +45,7 @@ def run(ensemble: Ensemble, args: Namespace, console: Console) -> int:
     :param console: where to say what came of it.
     :return: the exit code.
     """
-    from airflow_ensemble.cli.checking import refuse_bad_start
+    from airflow_ensemble.cli.starting import refuse_bad_start
     from airflow_ensemble.engine.control import open_control
 
     workers, kubectl = make_workers(ensemble), open_kubectl(ensemble)

@@ -40,8 +40,8 @@ def run(ensemble: Ensemble, args: Namespace, console: Console) -> int:
     :param console: where to say what came of it.
     :return: the exit code.
     """
-    from airflow_ensemble.cli.checking import refuse_bad_start
     from airflow_ensemble.cli.slurm.checking import refuse_unusable_cluster
+    from airflow_ensemble.cli.starting import refuse_bad_start
     from airflow_ensemble.engine.control import open_control
 
     cluster = open_cluster(ensemble)
