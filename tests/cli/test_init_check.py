@@ -87,6 +87,8 @@ def test_check_finds_all_problems_at_once(tmp_path, cli):
     assert ended.code == 2
     wrong = [what for what, word in _words(ended).items() if word == "problem"]
     assert wrong == ["simulations", "model", "output"]
+    (output,) = (line for line in ended.out.splitlines() if line.startswith("problem   output"))
+    assert output.endswith("/x/y")
     assert "3 problems found" in ended.out
 
 

@@ -58,8 +58,12 @@ def open_master(login: Login, folder: Path) -> Iterator[Path]:
 
 
 def _end(master: subprocess.Popen[bytes]) -> None:
-    """End a master connection, however often it must be told."""
+    """End a master connection, which may have to be told more than once."""
+    deadline = time.monotonic() + 10
     while master.poll() is None:
+        if time.monotonic() > deadline:
+            master.kill()
+            raise AssertionError(f"the master did not end: {master.communicate()[1]!r}")
         # ssh 9.2 notes a signal that comes just before it waits for its sockets, and waits on.
         master.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):

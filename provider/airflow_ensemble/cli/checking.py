@@ -44,7 +44,7 @@ def check_ensemble(ensemble: Ensemble) -> Iterator[Finding]:
     yield _look("model", lambda: _check_model(ensemble))
     if ensemble.settings.command:
         yield _look("arguments", lambda: _check_arguments(ensemble))
-    yield _look("output", lambda: _check_output(ensemble))
+    yield _check_output(ensemble)
     yield _look("index", lambda: _check_index(ensemble))
     if ensemble.execution.get("backend") == "slurm":
         yield from _check_cluster(ensemble)
@@ -124,7 +124,10 @@ def _check_arguments(ensemble: Ensemble) -> Finding:
 
 
 def _check_output(ensemble: Ensemble) -> Finding:
-    return Finding("output", f"{ensemble.output}; {judge_output(ensemble)}")
+    try:
+        return Finding("output", f"{ensemble.output}; {judge_output(ensemble)}")
+    except EnsembleError as error:
+        return Finding("output", ensemble.output, (str(error),))
 
 
 def _check_index(ensemble: Ensemble) -> Finding:

@@ -17,6 +17,7 @@ from airflow_ensemble.slurm.client import SlurmClient
 from airflow_ensemble.slurm.cluster import Cluster
 from airflow_ensemble.slurm.connecting import make_runner
 from airflow_ensemble.slurm.login import Login
+from airflow_ensemble.slurm.site import PYTHON, interpreter
 
 if TYPE_CHECKING:
     from airflow_ensemble.slurm.site import Site
@@ -53,7 +54,7 @@ class SlurmSettings:
     remote_root: str
     defaults: Mapping[str, Any]
     setup: tuple[str, ...]
-    python: str = "python3"
+    python: str = PYTHON
     poll_interval: float = POLL_INTERVAL
     job_url: str = ""
 
@@ -191,7 +192,7 @@ def read_settings(connection: Connection) -> SlurmSettings:
         remote_root=root.rstrip("/") or "/",
         defaults={key: str(extra[key]) for key in ("partition", "account") if key in extra},
         setup=_read_setup(extra.get("setup", ())),
-        python=str(extra.get("python", "python3")),
+        python=interpreter(extra),
         poll_interval=_read_seconds(extra, "poll_interval", POLL_INTERVAL, where),
         job_url=_read_job_url(extra, where),
     )

@@ -30,7 +30,7 @@ from airflow_ensemble.slurm.parsing import (
     parse_queue,
 )
 from airflow_ensemble.slurm.runner import Completed, Runner
-from airflow_ensemble.slurm.site import Site, is_accounting_off, read_site
+from airflow_ensemble.slurm.site import PYTHON, Site, is_accounting_off, read_site
 from airflow_ensemble.slurm.states import BLOCKING_REASONS, Phase, View
 
 #: Seconds that jobs may lie further back than our own records say: clocks differ.
@@ -142,7 +142,7 @@ class SlurmClient:
         self._missing: set[str] = set()
 
     def site(
-        self, python: str = "python3", *, account: str | None = None, max_age: float = math.inf
+        self, python: str = PYTHON, *, account: str | None = None, max_age: float = math.inf
     ) -> Site:
         """Return what this Slurm is and allows; asked once, or again when that is too long ago.
 

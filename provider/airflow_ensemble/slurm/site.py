@@ -53,9 +53,9 @@ class Site:
 
 
 def interpreter(execution: Mapping[str, Any]) -> str:
-    """Return the interpreter in which the workers of an ensemble run there.
+    """Return the interpreter in which workers run there.
 
-    :param execution: of the ensemble file.
+    :param execution: of the ensemble file, or a connection's extra.
     """
     return str(execution.get("python") or PYTHON)
 
