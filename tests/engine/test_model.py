@@ -202,6 +202,10 @@ def test_suffixes(name: str, suffix: str) -> None:
         (Invalid("no met"), Reason.INVALID, "no met"),
         (MemoryError("big"), Reason.OUT_OF_MEMORY, "MemoryError: big"),
         (ValueError("first\nlast"), Reason.ERROR, "last"),
+        (ValueError("first\nlast"), Reason.ERROR, "ValueError: first\nlast"),
+        (ValueError("\x1b[31mred\0"), Reason.ERROR, "ValueError: red\ufffd"),
+        (Invalid("row 1\nrow 2"), Reason.INVALID, "row 1\nrow 2"),
+        (SyntaxError("no code", ("x.py", 3, 1, "?")), Reason.ERROR, "SyntaxError: no code (x.py"),
         (SystemExit(3), Reason.ERROR, "sys.exit(3)"),
         (KeyboardInterrupt(), Reason.ERROR, "KeyboardInterrupt"),
     ],
@@ -215,6 +219,24 @@ def test_exceptions_have_reasons(
     result = bench.model(model)
     assert result.reason is reason
     assert detail in result.detail
+
+
+def test_a_message_of_megabytes_is_bounded(bench: Bench) -> None:
+    def model(run: Run) -> None:
+        raise ValueError(f"first\n{'9' * 5_000_000}\nlast")
+
+    detail = bench.model(model).detail
+    assert detail.startswith("ValueError: first\n9")
+    assert detail.endswith("9\nlast")
+    assert len(detail) <= 2000
+
+
+def test_a_failure_is_not_printed_a_second_time(
+    bench: Bench, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bench.command(*SHELL, "echo last words >&2; exit 1", globs={})
+
+    assert capfd.readouterr().err == "last words\n"
 
 
 def test_a_model_is_told_everything(bench: Bench, run: Run) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from airflow_ensemble.cli.text import render_fields, render_table, shorten
+from airflow_ensemble.cli.text import render_fields, render_table
+from airflow_ensemble.engine.words import one_line
 
 if TYPE_CHECKING:
     from airflow_ensemble.engine.index.interface import (
@@ -83,7 +84,7 @@ def render_failures(groups: Iterable[FailureGroup], file_option: str = "") -> st
             found.reason,
             f"{found.number:,}",
             ", ".join(found.ids) + (", …" if found.number > len(found.ids) else ""),
-            shorten(found.detail, 60),
+            one_line(found.detail, 60),
         )
         for found in groups
     ]

@@ -17,6 +17,7 @@ from airflow_ensemble.engine.errors import ModelError
 from airflow_ensemble.engine.model import describe, load_function, load_model
 from airflow_ensemble.engine.recipe import Settings
 from airflow_ensemble.engine.simulation import Resources, Simulation
+from airflow_ensemble.engine.words import one_line
 
 
 def find_problems(lines: TextIO) -> list[str]:
@@ -35,7 +36,7 @@ def find_problems(lines: TextIO) -> list[str]:
     try:
         return [str(problem) for problem in check(settings.parameters, read_simulations(lines))]
     except Exception as error:
-        return [f"the check of model {settings.model!r} itself failed: {describe(error)}"]
+        return [f"the check of model {settings.model!r} itself failed: {one_line(describe(error))}"]
 
 
 def simulation_line(simulation: Simulation) -> str:

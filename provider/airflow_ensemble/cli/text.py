@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from airflow_ensemble.engine.words import last_words, printable
+
 #: ANSI colours by what they mean.
 STYLES = {"good": "32", "bad": "31", "warn": "33", "dim": "2", "strong": "1"}
 
@@ -77,10 +79,15 @@ def render_table(
 
 
 def render_fields(fields: Sequence[tuple[str, object]]) -> str:
-    """Return one ``name  value`` line for each field, aligned; None is left out."""
+    """Return one ``name  value`` line for each field, aligned; None is left out.
+
+    Further lines of a value begin below its first one.
+    """
     shown = [(name, value) for name, value in fields if value is not None and value != ""]
     width = max((len(name) for name, _ in shown), default=0)
-    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in shown)
+    below = "\n" + " " * (width + 2)
+    lines = (f"{name.ljust(width)}  {str(value).replace(chr(10), below)}" for name, value in shown)
+    return "\n".join(lines)
 
 
 def shorten(text: str, width: int) -> str:
@@ -90,10 +97,9 @@ def shorten(text: str, width: int) -> str:
 
 
 def _one_line(cell: object) -> str:
-    return " ".join(str(cell).split())
+    return " ".join(printable(str(cell)).split())
 
 
 def last_line(text: str) -> str:
     """Return the last line of what a command said."""
-    lines = text.strip().splitlines()
-    return lines[-1] if lines else "it said nothing"
+    return last_words(text.encode("utf-8", "replace"), max_lines=1) or "it said nothing"

@@ -124,7 +124,7 @@ class CommandModel:
             )
         except (OSError, ValueError) as error:
             raise Failure(Reason.ERROR, f"{arguments[0]!r} could not be started: {error}") from None
-        _check_status(done.returncode, arguments[0])
+        _check_status(done.returncode, Path(arguments[0]).name)
         return {spec.name: self._product(spec, run.workdir) for spec in self._specs}
 
     def fill(self, run: Run) -> list[str]:

@@ -24,6 +24,7 @@ from airflow_ensemble.engine.products import Failure, Publish, collect_products
 from airflow_ensemble.engine.recipe import ProductSpec, Settings
 from airflow_ensemble.engine.simulation import Product, ProductStatus, Reason
 from airflow_ensemble.engine.storage import StorageError
+from airflow_ensemble.engine.words import detail_of, one_line
 
 
 class Invalid(Failure):
@@ -63,7 +64,7 @@ class Result:
     """What came of one simulation.
 
     :param reason: None when it completed.
-    :param detail: one line for people.
+    :param detail: for people, printable and bounded; the first line says the most.
     :param products: one record per declared product.
     :param signal: the signal that ended the model's own process, if one did.
     """
@@ -131,7 +132,6 @@ def execute(model: Model, run: Run, specs: Sequence[ProductSpec], publish: Publi
     try:
         return Result(products=collect_products(model(run), specs, run.workdir, publish))
     except Failure as failure:
-        print(f"{failure.reason.value}: {failure}", file=sys.stderr)
         return _failed(failure.reason, str(failure), specs, failure.signal)
     except StorageError as error:
         # Not the simulation's fault: a full disk must not burn the attempts of all.
@@ -149,9 +149,10 @@ def execute(model: Model, run: Run, specs: Sequence[ProductSpec], publish: Publi
 
 
 def describe(error: BaseException) -> str:
-    """Return the last line of an exception, as a traceback would end."""
-    lines = "".join(traceback.format_exception_only(type(error), error)).strip().splitlines()
-    return lines[-1].strip() if lines else type(error).__name__
+    """Return an exception's type and message, printable and bounded."""
+    if isinstance(error, SyntaxError):  # a traceback shows the line of code before the type
+        return detail_of(f"{type(error).__name__}: {error}")
+    return detail_of("".join(traceback.format_exception_only(type(error), error)))
 
 
 def remove_workdir(workdir: Path) -> None:
@@ -203,7 +204,7 @@ def _failed(
     reason: Reason, detail: str, specs: Sequence[ProductSpec], signal: int | None = None
 ) -> Result:
     products = tuple(Product(spec.name, ProductStatus.FAILED) for spec in specs)
-    return Result(reason, detail, products, signal)
+    return Result(reason, detail_of(detail), products, signal)
 
 
 def _leave_fork(error: BaseException | None) -> NoReturn:
@@ -231,11 +232,11 @@ def _import(module_name: str, reference: str) -> Any:
                 f"{sys.executable} finds it, or name its folder in 'execution: code'"
             ) from error
         raise ModelError(
-            f"model {reference!r}: importing {module_name!r} failed: {describe(error)}"
+            f"model {reference!r}: importing {module_name!r} failed: {one_line(describe(error))}"
         ) from error
     except (Exception, SystemExit) as error:
         raise ModelError(
-            f"model {reference!r}: importing {module_name!r} failed: {describe(error)}"
+            f"model {reference!r}: importing {module_name!r} failed: {one_line(describe(error))}"
         ) from error
 
 

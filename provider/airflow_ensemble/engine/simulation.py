@@ -202,7 +202,8 @@ class Outcome:
     :param attempt: the attempt's number, given by the index at dispatch or claim.
     :param token: the execution token.
     :param reason: None when the attempt completed.
-    :param detail: one line for people; never longer than 2000 characters.
+    :param detail: for people, the last words of a program below each other; never longer than 2000
+        characters.
     :param products: one record per declared product, as far as the attempt got.
     :param started: Unix time, seconds.
     :param duration: seconds.

@@ -12,6 +12,7 @@ from airflow_ensemble.engine.errors import UsageError
 from airflow_ensemble.engine.index.interface import Scope, SimulationInfo
 from airflow_ensemble.engine.ingest import read_finished
 from airflow_ensemble.engine.simulation import Status
+from airflow_ensemble.engine.words import one_line
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ def read_log(control: Control, id: str) -> str:
 
 def _why_no_log(info: SimulationInfo) -> str:
     if info.reason is not None:
-        return f"it failed ({info.reason.value}) without one: {info.detail}"
+        return f"it failed ({info.reason.value}) without one: {one_line(info.detail)}"
     if info.status is not Status.COMPLETE:
         return f"it is {info.status.value} and has not finished an attempt"
     return "it is complete, and only `logs: all` in the ensemble file keeps logs of those"

@@ -16,6 +16,7 @@ from airflow_ensemble.engine.index.interface import Counts, Result, Scope
 from airflow_ensemble.engine.ingest import ingest
 from airflow_ensemble.engine.simulation import TERMINAL, Status
 from airflow_ensemble.engine.stacking import CollectError
+from airflow_ensemble.engine.words import one_line
 from airflow_ensemble.operators.base import EnsembleOperator, airflow_errors
 from airflow_ensemble.operators.dispatch import batch_of
 
@@ -137,7 +138,7 @@ def name_offenders(control: Control, scope: Scope, target: str) -> list[str]:
     found = list(control.index.simulations(control.key, scope, limit=MAX_NAMED))
     lines = [
         f"{info.simulation.id}: {info.status.value}"
-        + (f", {info.reason.value}: {info.detail}" if info.reason else "")
+        + (f", {info.reason.value}: {one_line(info.detail)}" if info.reason else "")
         for info in found
     ]
     return [*lines, f"more: ensemble status {target}", f"a log: ensemble logs ID {target}"]

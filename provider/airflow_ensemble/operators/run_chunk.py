@@ -14,6 +14,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow_ensemble.engine.batch import ChunkReport, reopen_chunk, run_chunk
 from airflow_ensemble.engine.control import Control
 from airflow_ensemble.engine.index.interface import Counts, SimulationInfo
+from airflow_ensemble.engine.words import one_line
 from airflow_ensemble.operators.base import (
     EnsembleOperator,
     airflow_errors,
@@ -149,4 +150,5 @@ def progress_logger(log: Callable[..., None], chunk: str) -> Callable[[Counts], 
 def _failure_line(info: SimulationInfo) -> str:
     reason = info.reason.value if info.reason else "unknown"
     where = f" on {info.host}" if info.host else ""
-    return f"  {info.simulation.id}: {reason} in attempt {info.attempt}{where}: {info.detail}"
+    why = one_line(info.detail)
+    return f"  {info.simulation.id}: {reason} in attempt {info.attempt}{where}: {why}"

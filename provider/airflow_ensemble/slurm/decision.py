@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from airflow_ensemble.engine.words import one_line
 from airflow_ensemble.slurm.states import MEANINGS, End, Phase, View
 
 #: How much longer absence must last when the queue alone has answered: it forgets what has ended.
@@ -163,8 +164,8 @@ def last_error(tail: str) -> str:
     for line in reversed(lines):
         plain = _LOG_LINE.sub("error: ", line)
         if plain.startswith("error: "):
-            return plain[len("error: ") :]
-    return lines[-1] if lines else ""
+            return one_line(plain[len("error: ") :])
+    return one_line(lines[-1]) if lines else ""
 
 
 def is_absent(view: View) -> bool:

@@ -403,6 +403,63 @@ def test_waking_ends_a_wait_from_another_thread(tmp_path: Path) -> None:
         assert time.monotonic() - began < 5
 
 
+# --- last words ------------------------------------------------------------------------------
+
+ENDED = "sh ended with exit status 1"
+LAST_WORDS = [
+    ("echo No space left on device >&2; exit 1", f"{ENDED}: No space left on device"),
+    ("echo out; echo err >&2; exit 1", f"{ENDED}: out\nerr"),
+    ("printf 'srun: fatal: no node\\n\\n  \\n' >&2; exit 1", f"{ENDED}: srun: fatal: no node"),
+    ("exit 1", ENDED),
+    ("printf ' 1%%\\r99%%\\033[31m!\\000\\377' >&2; exit 1", f"{ENDED}: 99%!\ufffd\ufffd"),
+    ("echo STOP 900 >&2; kill -SEGV $$", "sh was killed by SIGSEGV: STOP 900"),
+    (
+        "echo nothing to do",
+        "product 'p': no file matches 'out' after the command ended; it said last: nothing to do",
+    ),
+    (
+        "echo step 17; exec sleep 100",
+        "it ran longer than its time limit of 2 s; it said last: step 17",
+    ),
+]
+
+
+@pytest.mark.parametrize(("script", "detail"), LAST_WORDS, ids=[script for script, _ in LAST_WORDS])
+def test_the_detail_of_a_command_is_what_it_said_last(
+    tmp_path: Path, script: str, detail: str
+) -> None:
+    command, products = ("sh", "-c", script), (ProductSpec("p", "out"),)
+    (bad,) = run(tmp_path, {}, command=command, products=products, time_limit=2.0)
+
+    assert bad.detail == detail
+
+
+def test_the_last_words_of_a_flood_are_its_last(tmp_path: Path) -> None:
+    script = f"head -c {spool.MAX_LOG + 1000} /dev/zero | tr '\\0' x; echo; echo the end; exit 1"
+    (bad,) = run(tmp_path, {}, command=("sh", "-c", script))
+
+    assert bad.detail == "sh ended with exit status 1: the end"
+
+
+def test_the_note_of_a_kept_directory_is_no_last_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENSEMBLE_SCRATCH", str(tmp_path / "kept"))
+    monkeypatch.setenv("ENSEMBLE_KEEP_WORKDIR", "1")
+    (bad,) = run(tmp_path, {}, command=("sh", "-c", "echo diverged; exit 1"))
+
+    assert bad.detail == "sh ended with exit status 1: diverged"
+    assert bad.log is not None
+    assert "is kept" in bad.log.read().decode()
+
+
+def test_what_a_model_printed_before_its_process_died_is_told(tmp_path: Path) -> None:
+    bad, after = run(tmp_path, "print_and_exit", "raise")
+
+    assert bad.detail == "its process ended with exit status 9 before it was done: STOP 9"
+    assert after.detail == "ValueError: no convergence"
+
+
 # --- models that cannot be used -------------------------------------------------------------------
 
 

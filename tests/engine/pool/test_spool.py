@@ -61,3 +61,26 @@ def test_the_last_line_skips_blank_ones(tmp_path: Path) -> None:
     assert log.last_line() == "ERROR: diverged"
     log.write(b"more\n")
     assert log.read().endswith(b"more\n")
+
+
+def test_the_last_words_are_there_though_the_limit_was_passed_long_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool, "MAX_LOG", 10)
+    log = Spool(tmp_path)
+    for part in (b"beginning and ", b"x" * spool.MAX_END, b"\nout of ", b"memory\n"):
+        log.write(part)
+
+    assert log.last_line() == "out of memory"
+    log.write(b"more\n")
+    assert log.last_words() == "out of memory\nmore"
+
+
+def test_the_last_words_reach_over_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool, "MAX_LOG", 10)
+    log = Spool(tmp_path)
+    log.write(b"no space left on device\n")
+
+    assert log.last_words() == "no space left on device"

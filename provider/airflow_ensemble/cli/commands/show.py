@@ -14,6 +14,7 @@ from airflow_ensemble.cli.opening import opened, unknown_ids
 from airflow_ensemble.cli.slurm.whereabouts import Whereabouts, find_whereabouts
 from airflow_ensemble.cli.slurm.whereabouts import as_record as slurm_record
 from airflow_ensemble.cli.text import format_bytes, format_duration, render_fields, render_table
+from airflow_ensemble.engine.words import one_line, printable
 
 if TYPE_CHECKING:
     from airflow_ensemble.engine.index.interface import AttemptInfo, SimulationInfo
@@ -111,7 +112,7 @@ def _fields(info: SimulationInfo, common: dict[str, Any]) -> list[tuple[str, obj
         ("simulation", simulation.id),
         ("status", info.status.value),
         ("reason", info.reason.value if info.reason else None),
-        ("detail", info.detail),
+        ("detail", printable(info.detail)),
         ("attempt", f"{info.attempt} ({info.tries} tries, {info.interruptions} interruptions)"),
         ("generation", info.generation),
         ("resources", _render_needs(simulation.resources)),
@@ -167,7 +168,7 @@ def _render_attempts(attempts: Sequence[AttemptInfo]) -> str:
             attempt.reason.value,
             attempt.host,
             format_duration(attempt.duration),
-            attempt.detail,
+            one_line(attempt.detail),
         )
         for attempt in attempts
     ]

@@ -186,10 +186,10 @@ def _run(
         result = Result(Reason.ERROR, f"no working directory for the simulation: {error}")
     else:
         result = execute(model, run, recipe.settings.products, publisher)
+    message = _as_message(task["task"], result, started, time.monotonic() - clock)
     if result.reason is not None and os.environ.get("ENSEMBLE_KEEP_WORKDIR"):
-        kept = workdirs.keep(f"{task['id']}.{task['attempt']}")
-        print(f"ENSEMBLE_KEEP_WORKDIR is set: {kept} is kept", file=sys.stderr)
-    return _as_message(task["task"], result, started, time.monotonic() - clock)
+        message["kept"] = str(workdirs.keep(f"{task['id']}.{task['attempt']}"))
+    return message
 
 
 def _make_run(task: Mapping[str, Any], recipe: Recipe, workdir: Path) -> Run:

@@ -11,6 +11,7 @@ from airflow_ensemble.engine.command import signal_name
 from airflow_ensemble.engine.errors import ModelError
 from airflow_ensemble.engine.pool.process import Process
 from airflow_ensemble.engine.recipe import Settings
+from airflow_ensemble.engine.words import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,6 @@ class Loading:
 def _said(process: Process) -> str:
     log = process.take_log()
     try:
-        return log.last_line() or "it printed nothing"
+        return one_line(log.last_line()) or "it printed nothing"
     finally:
         log.close()

@@ -6,6 +6,7 @@ replaced and the others go on. Standard library only.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from airflow_ensemble.engine.pool.limits import Limits
 from airflow_ensemble.engine.pool.loading import Loading
 from airflow_ensemble.engine.pool.pace import Pace
 from airflow_ensemble.engine.pool.process import Process
+from airflow_ensemble.engine.pool.spool import Spool
 from airflow_ensemble.engine.pool.task import Began, Ended, Event, Task, Verdict
 from airflow_ensemble.engine.pool.waiting import Waiting
 from airflow_ensemble.engine.pool.watch import Watch
@@ -315,12 +317,9 @@ class Processes:
             raise ValueError(f"task {message['task']!r} is not {task.sending}")
         result = verdict.parse_result(message)
         log = process.take_log()
-        reason, detail = result.reason, result.detail
-        if result.was_killed:
-            ran_out = self._limits.ran_out_of_memory(task)
-            reason, detail = verdict.verdict_of_kill(detail, ran_out)
-        elif reason is Reason.ERROR and self.recipe.settings.command and log:
-            detail = f"{detail}: {log.last_line()}"
+        reason, detail = self._judge_result(task, result, log)
+        if result.kept:
+            log.write(_note_of_kept(result.kept))
         process.tasks.popleft()
         self._watch.forget_log(process)
         started, lasted, products = result.started, result.duration, result.products
@@ -343,15 +342,29 @@ class Processes:
         """Charge the death of a process to the simulation that ran in it, and to no other."""
         task = process.tasks.popleft()
         log = process.take_log()
-        reason, detail = task.verdict or self._judge_death(task, report["status"])
+        judged = task.verdict or self._judge_death(task, report["status"])
+        reason, detail = verdict.with_last_words(judged, log.last_words())
         kept = self._crew.keep_workdir(process, f"{task.id}.{task.assignment.attempt}")
         if kept is not None:
-            log.write(f"\nENSEMBLE_KEEP_WORKDIR is set: {kept} is kept\n".encode())
+            log.write(_note_of_kept(kept))
         lasted = time.monotonic() - task.clock
         products = self._failed_products
         self._events.append(
             Ended(task.assignment, task.started, lasted, reason, detail, products, log)
         )
+
+    def _judge_result(
+        self, task: Task, result: verdict.Result, log: Spool
+    ) -> tuple[Reason | None, str]:
+        if result.reason is None:
+            return None, result.detail
+        judged = (result.reason, result.detail)
+        if result.was_killed:
+            ran_out = self._limits.ran_out_of_memory(task)
+            judged = verdict.verdict_of_kill(result.detail, ran_out)
+        # A Python model's exception says more than what it printed.
+        is_command = bool(self.recipe.settings.command)
+        return verdict.with_last_words(judged, log.last_words()) if is_command else judged
 
     def _judge_death(self, task: Task, status: int) -> Verdict:
         return verdict.verdict_of_death(
@@ -361,3 +374,7 @@ class Processes:
     def _end_without_start(self, task: Task, reason: Reason, detail: str) -> None:
         products = self._failed_products
         self._events.append(Ended(task.assignment, time.time(), 0.0, reason, detail, products))
+
+
+def _note_of_kept(workdir: str | os.PathLike[str]) -> bytes:
+    return f"\nENSEMBLE_KEEP_WORKDIR is set: {os.fspath(workdir)} is kept\n".encode()

@@ -9,8 +9,12 @@ import tempfile
 from collections import deque
 from pathlib import Path
 
+from airflow_ensemble.engine.words import last_words
+
 #: Bytes of one simulation's output that are kept.
 MAX_LOG = 16 << 20
+#: Bytes of its end that are at hand in any case: there it says why it ended.
+MAX_END = 1 << 13
 _IN_MEMORY = 1 << 17
 
 
@@ -24,6 +28,7 @@ class Spool:
         self._folder = folder
         self._file: tempfile.SpooledTemporaryFile[bytes] | None = None
         self._size = 0
+        self._end = b""
 
     def __bool__(self) -> bool:
         return self._size > 0
@@ -34,6 +39,7 @@ class Spool:
             return
         room = max(0, MAX_LOG - self._size)
         self._size += len(data)
+        self._end = (self._end + data[room:])[-MAX_END:]
         if not room:
             return
         if self._file is None:
@@ -55,14 +61,19 @@ class Spool:
         return kept + note.encode()
 
     def last_line(self) -> str:
-        """Return the last line that is not blank, for a one-line detail."""
-        if self._file is None:
-            return ""
+        """Return the last line that is not blank, printable and bounded."""
+        return last_words(self._read_end(), max_lines=1)
+
+    def last_words(self) -> str:
+        """Return the last lines that are not blank, printable, as many as are worth keeping."""
+        return last_words(self._read_end())
+
+    def _read_end(self) -> bytes:
+        if self._file is None or len(self._end) == MAX_END:
+            return self._end
         self._file.seek(0, 2)
-        self._file.seek(max(0, self._file.tell() - 4096))
-        lines = self._file.read().decode(errors="replace").split("\n")
-        self._file.seek(0, 2)
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        self._file.seek(max(0, self._file.tell() - MAX_END))
+        return self._file.read() + self._end
 
     def close(self) -> None:
         """Drop everything."""

@@ -38,7 +38,7 @@ class Ended:
     :param started: Unix seconds.
     :param duration: seconds.
     :param reason: None when it completed.
-    :param detail: one line for people.
+    :param detail: for people; may have several lines.
     :param products: one record per declared product, as far as it got.
     :param log: what it printed; the receiver closes it.
     """

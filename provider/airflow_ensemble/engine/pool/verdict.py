@@ -15,6 +15,15 @@ from airflow_ensemble.engine.pool.task import Verdict
 from airflow_ensemble.engine.recipe import Settings
 from airflow_ensemble.engine.simulation import Product, ProductStatus, Reason
 
+#: What leads from a verdict to the program's last words; with other reasons they explain nothing.
+_SAID = {
+    Reason.ERROR: ": ",
+    Reason.CRASHED: ": ",
+    Reason.TIMEOUT: "; it said last: ",
+    Reason.OUT_OF_MEMORY: "; it said last: ",
+    Reason.MISSING_PRODUCT: "; it said last: ",
+}
+
 
 @dataclass(frozen=True)
 class Result:
@@ -24,6 +33,7 @@ class Result:
     :param duration: seconds.
     :param reason: None when it completed.
     :param was_killed: whether its program, not its process, was killed by SIGKILL.
+    :param kept: where its working directory is, if that was to be kept.
     """
 
     started: float
@@ -32,6 +42,7 @@ class Result:
     detail: str
     products: tuple[Product, ...]
     was_killed: bool
+    kept: str
 
 
 def parse_result(message: Mapping[str, Any]) -> Result:
@@ -46,6 +57,7 @@ def parse_result(message: Mapping[str, Any]) -> Result:
         detail=str(message.get("detail") or ""),
         products=tuple(Product.from_dict(product) for product in message.get("products", ())),
         was_killed=message.get("signal") == signal.SIGKILL,
+        kept=str(message.get("kept") or ""),
     )
 
 
@@ -67,6 +79,16 @@ def verdict_of_kill(detail: str, ran_out_of_memory: bool) -> Verdict:
     if ran_out_of_memory:
         return Reason.OUT_OF_MEMORY, f"{detail}: the kernel ran out of memory"
     return Reason.CRASHED, detail
+
+
+def with_last_words(verdict: Verdict, words: str) -> Verdict:
+    """Add what a program said last to the verdict, where that may tell why it ended.
+
+    :param words: the end of its output; may be empty.
+    """
+    reason, detail = verdict
+    said = _SAID.get(reason)
+    return (reason, f"{detail}{said}{words}") if said and words else verdict
 
 
 def failed_products(settings: Settings) -> tuple[Product, ...]:

@@ -24,6 +24,7 @@ from airflow_ensemble.engine.storage import (
     log_name,
     segment_name,
 )
+from airflow_ensemble.engine.words import detail_of, one_line
 from airflow_ensemble.engine.worker.log_pack import LogPack
 
 logger = logging.getLogger(__name__)
@@ -148,7 +149,7 @@ class Recorder:
             attempt=assignment.attempt,
             token=execution_token(self._token, assignment.attempt),
             reason=event.reason,
-            detail=event.detail,
+            detail=detail_of(event.detail),
             products=event.products,
             started=event.started,
             duration=event.duration,
@@ -192,7 +193,7 @@ class Recorder:
                 "%s failed (attempt %d on %s, %s, %.2f s): %s: %s; log: %s",
                 *where,
                 outcome.reason.value,
-                outcome.detail,
+                one_line(outcome.detail),
                 outcome.log or "none",
             )
 
@@ -258,7 +259,8 @@ class Segment:
 def render_log(event: Ended, host: str) -> bytes:
     """Return the text of a simulation's log: what it printed between two lines of ours."""
     assignment = event.assignment
-    status = "complete" if event.reason is None else f"{event.reason.value}: {event.detail}"
+    why = one_line(event.detail)
+    status = "complete" if event.reason is None else f"{event.reason.value}: {why}"
     head = f"[{assignment.simulation.id}, attempt {assignment.attempt}, on {host}]\n"
     body = event.log.read() if event.log is not None else b""
     if body and not body.endswith(b"\n"):

@@ -16,6 +16,7 @@ from types import FrameType
 
 from airflow_ensemble.engine.pool.task import Ended, Event
 from airflow_ensemble.engine.simulation import Reason
+from airflow_ensemble.engine.words import one_line
 
 #: What a signal means for what runs. A batch system sends SIGUSR1 when its time limit is near.
 _SIGNALS = {
@@ -83,7 +84,7 @@ def stop_on_broken_root(stop: Stop, events: Iterable[Event]) -> None:
     """
     for event in events:
         if isinstance(event, Ended) and event.reason is Reason.INTERRUPTED and not stop:
-            stop.request(f"{event.assignment.simulation.id}: {event.detail}")
+            stop.request(f"{event.assignment.simulation.id}: {one_line(event.detail)}")
 
 
 def charge_to_stop(stop: Stop, events: Sequence[Event]) -> list[Event]:
