@@ -107,16 +107,18 @@ def _model_in_image(ensemble: Ensemble, name: str) -> Finding:
 
 def _check_arguments(ensemble: Ensemble) -> Finding:
     from airflow_ensemble.engine.command import RUN_FIELDS, fill_template
+    from airflow_ensemble.engine.parameters import take_apart
     from airflow_ensemble.engine.products import Failure
 
     command = ensemble.settings.command
     run_fields = dict.fromkeys(RUN_FIELDS, 1)
     problems: dict[str, str] = {}
     for simulation in ensemble.read_simulations():
-        values = {**ensemble.settings.parameters, **simulation.params, **run_fields}
+        parameters = take_apart(ensemble.settings.parameters, simulation.params)
+        values = {**parameters.values, **run_fields}
         try:
             for argument in command:
-                fill_template(argument, values)
+                fill_template(argument, values, parameters.written)
         except Failure as failure:
             problems.setdefault(str(failure), simulation.id)
     named = [f"simulation {id}: {problem}" for problem, id in problems.items()]

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 from airflow_ensemble.engine.errors import ModelError
 from airflow_ensemble.engine.model import describe, load_function, load_model
+from airflow_ensemble.engine.parameters import take_apart
 from airflow_ensemble.engine.recipe import Settings
 from airflow_ensemble.engine.simulation import Resources, Simulation
 from airflow_ensemble.engine.words import one_line
@@ -34,7 +35,8 @@ def find_problems(lines: TextIO) -> list[str]:
     if check is None or not header["hook"]:
         return []
     try:
-        return [str(problem) for problem in check(settings.parameters, read_simulations(lines))]
+        common = take_apart(settings.parameters).values
+        return [str(problem) for problem in check(common, read_simulations(lines))]
     except Exception as error:
         return [f"the check of model {settings.model!r} itself failed: {one_line(describe(error))}"]
 
@@ -56,7 +58,7 @@ def read_simulations(lines: Iterable[str]) -> Iterator[Simulation]:
         record: dict[str, Any] = json.loads(line)
         yield Simulation(
             id=record["id"],
-            params=record["params"],
+            params=take_apart(record["params"]).values,
             resources=Resources(**record["resources"]),
             time_limit=record["time_limit"],
         )

@@ -106,12 +106,20 @@ def changed_settings(index: OutputIndex, recipe: Recipe) -> list[str]:
 
 def differences(before: Settings, after: Settings) -> list[str]:
     """Return one ``key: old → new`` for each setting that differs."""
-    old, new = _flatten(before.as_dict()), _flatten(after.as_dict())
+    old, new = _as_written(before), _as_written(after)
     return [
         f"{key}: {old.get(key, 'unset')} → {new.get(key, 'unset')}"
         for key in sorted({*old, *new})
         if old.get(key) != new.get(key)
     ]
+
+
+def _as_written(settings: Settings) -> dict[str, Any]:
+    from airflow_ensemble.engine.parameters import take_apart
+
+    parameters = take_apart(settings.parameters)
+    shown = {**parameters.values, **parameters.written}
+    return _flatten({**settings.as_dict(), "parameters": shown})
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

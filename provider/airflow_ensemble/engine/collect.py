@@ -30,6 +30,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from airflow_ensemble.engine.errors import UsageError
+from airflow_ensemble.engine.parameters import take_apart
 from airflow_ensemble.engine.simulation import Product, ProductStatus, canonical_json
 from airflow_ensemble.engine.stacking import SIMULATION, Stack, check_align
 from airflow_ensemble.engine.storage import local_path, uri_scheme
@@ -274,11 +275,12 @@ def _with_stack(dataset: xr.Dataset, stack: Stack, renames: Mapping[str, str]) -
 
 def _with_parameters(dataset: xr.Dataset, results: Sequence[Result]) -> xr.Dataset:
     """Add the simulations' own parameters as coordinates."""
-    names = list(dict.fromkeys(name for result in results for name in result.params))
+    params = [take_apart(result.params).values for result in results]
+    names = list(dict.fromkeys(name for values in params for name in values))
     coords = {}
     for name in names:
         taken = name in dataset.variables or name in dataset.dims
-        values = _column([result.params.get(name) for result in results])
+        values = _column([own.get(name) for own in params])
         coords[f"parameter_{name}" if taken else name] = (SIMULATION, values)
     return dataset.assign_coords(coords)
 

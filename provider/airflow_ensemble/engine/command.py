@@ -5,7 +5,6 @@ Standard library only.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_ensemble.engine.errors import ModelError
+from airflow_ensemble.engine.parameters import as_argument
 from airflow_ensemble.engine.products import Failure, match_file
 from airflow_ensemble.engine.recipe import ProductSpec
 from airflow_ensemble.engine.simulation import Reason
@@ -88,16 +88,23 @@ def parse_template(argument: str) -> list[tuple[str, tuple[str, str] | None]]:
     return [(text, None if name is None else (name, spec or "")) for text, name, spec, _ in parts]
 
 
-def fill_template(argument: str, values: Mapping[str, Any]) -> str:
+def fill_template(
+    argument: str, values: Mapping[str, Any], written: Mapping[str, str] | None = None
+) -> str:
     """Return an argument with its fields filled.
 
+    :param argument: of the command.
+    :param values: by name.
+    :param written: texts that stand for values where no format is asked for.
     :raises Failure: of reason ``invalid``, naming the parameter that is missing or does not fit.
     """
     filled = []
     for text, field in parse_template(argument):
         filled.append(text)
         if field is not None:
-            filled.append(_fill(argument, field[0], field[1], values))
+            name, spec = field
+            given = None if spec or not written else written.get(name)
+            filled.append(_fill(argument, name, spec, values) if given is None else given)
     return "".join(filled)
 
 
@@ -133,7 +140,7 @@ class CommandModel:
         :raises Failure: of reason ``invalid`` when a parameter is missing.
         """
         values = {**run.params, **{name: getattr(run, name) for name in RUN_FIELDS}}
-        return [fill_template(argument, values) for argument in self.command]
+        return [fill_template(argument, values, run.written) for argument in self.command]
 
     @staticmethod
     def _product(spec: ProductSpec, workdir: Path) -> Path | None:
@@ -169,8 +176,8 @@ def _fill(argument: str, name: str, spec: str, values: Mapping[str, Any]) -> str
             f"command argument {argument!r} uses {{{name}}}, which this simulation does not have; "
             f"it has: {known}",
         )
-    if isinstance(value, (list, dict)) and not spec:
-        return json.dumps(value, separators=(",", ":"))
+    if not spec:
+        return as_argument(value)
     try:
         return format(value, spec)
     except (ValueError, TypeError) as error:

@@ -48,6 +48,8 @@ class Run:
     :param cpus: cores that the simulation may use.
     :param attempt: the attempt's number, from 1.
     :param products: the names that the ensemble declares; a model may leave out all others.
+    :param written: parameters as commands get them, where a number or truth value was written
+        otherwise than Python prints it: ``{"release": "1.10"}``.
     """
 
     id: str
@@ -57,6 +59,7 @@ class Run:
     cpus: int = 1
     attempt: int = 1
     products: tuple[str, ...] = ()
+    written: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

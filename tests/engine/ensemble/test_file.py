@@ -397,7 +397,7 @@ def test_keys_of_parameters_are_texts(tmp_path: Path, value: Any) -> None:
         ),
         ({"command": []}, "command must be a list of arguments, the program first"),
         ({"command": ["  "]}, "command.0 must be the program to run"),
-        ({"command": ["a", 1.5]}, "command.1 must be a text (quote it"),
+        ({"command": ["a", None]}, "command.1 must be a text (quote it"),
         ({"command": ["a", True]}, "command.1 must be a text (quote it"),
         ({"command": ["a", "{x"]}, "command: command argument '{x'"),
         ({"command": ["a", "{}"]}, "only {name} and {name:format} are filled"),

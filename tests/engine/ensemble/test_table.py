@@ -64,13 +64,16 @@ def test_cells_are_typed_as_json_would(tmp_path: Path) -> None:
     first, second, third = read(path)
     assert [s.id for s in (first, second, third)] == ["007", "1.50", "c"]
     assert first.params == {
-        "n": 1, "x": -1500.0, "flag": True, "text": "007", "when": "2015-12-10 00:00"
+        "n": 1, "x": -1500.0, "flag": True, "text": "007", "when": "2015-12-10 00:00",
+        "$written": {"x": "-1.5e3"},
     }  # fmt: skip
     assert second.params == {
-        "n": 0, "x": 0.5, "flag": False, "text": "1_000", "when": "10:00:00"
+        "n": 0, "x": 0.5, "flag": False, "text": "1_000", "when": "10:00:00",
+        "$written": {"n": "-0", "x": ".5", "flag": "FALSE"},
     }  # fmt: skip
     assert third.params == {
-        "n": 3, "x": 5.0, "flag": True, "text": 'a, "b"', "when": "12345678901234567890"
+        "n": 3, "x": 5.0, "flag": True, "text": 'a, "b"', "when": "12345678901234567890",
+        "$written": {"n": "+3", "x": "5.", "flag": "True"},
     }  # fmt: skip
     assert isinstance(first.params["n"], int)
 

@@ -14,6 +14,7 @@ from airflow_ensemble.cli.opening import opened, unknown_ids
 from airflow_ensemble.cli.slurm.whereabouts import Whereabouts, find_whereabouts
 from airflow_ensemble.cli.slurm.whereabouts import as_record as slurm_record
 from airflow_ensemble.cli.text import format_bytes, format_duration, render_fields, render_table
+from airflow_ensemble.engine.parameters import take_apart
 from airflow_ensemble.engine.words import one_line, printable
 
 if TYPE_CHECKING:
@@ -81,8 +82,8 @@ def as_record(
         "attempt": info.attempt,
         "tries": info.tries,
         "interruptions": info.interruptions,
-        "parameters": dict(info.simulation.params),
-        "common_parameters": common,
+        "parameters": take_apart(info.simulation.params).values,
+        "common_parameters": take_apart(common).values,
         "resources": info.simulation.resources.as_dict(),
         "time_limit": info.simulation.time_limit,
         "priority": info.simulation.priority,
@@ -102,10 +103,13 @@ def as_record(
 
 def _fields(info: SimulationInfo, common: dict[str, Any]) -> list[tuple[str, object]]:
     simulation = info.simulation
-    own = [(f"  {name}", json.dumps(value)) for name, value in simulation.params.items()]
+    parameters = take_apart(common, simulation.params)
+    texts = {name: json.dumps(value) for name, value in parameters.values.items()}
+    texts.update(parameters.written)
+    own = [(f"  {name}", text) for name, text in texts.items() if name in simulation.params]
     shared = [
-        (f"  {name}", f"{json.dumps(value)} (of the ensemble)")
-        for name, value in common.items()
+        (f"  {name}", f"{text} (of the ensemble)")
+        for name, text in texts.items()
         if name not in simulation.params
     ]
     return [

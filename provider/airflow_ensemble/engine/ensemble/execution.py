@@ -23,6 +23,7 @@ from airflow_ensemble.engine.ensemble.schema import (
     read_whole,
     refuse,
 )
+from airflow_ensemble.engine.ensemble.written import WrittenFloat, WrittenInt, WrittenTruth
 from airflow_ensemble.engine.errors import UsageError
 
 BACKENDS = ("local", "slurm", "kubernetes")
@@ -122,7 +123,9 @@ def _read_sbatch_option(name: str, value: Any, place: Place) -> Any:
     owned = next((option for option in _OWNED if option.startswith(name.lower())), None)
     if owned:
         raise UsageError(f"{place}: sbatch's --{owned} cannot be given: {_OWNED[owned]}")
-    if not isinstance(value, (str, int, float)):
+    if isinstance(value, (WrittenInt, WrittenFloat)):
+        value = value.text
+    if not isinstance(value, (str, int, float, WrittenTruth)):
         refuse(place, "an option for sbatch: a text, a number, true or false", value)
     return read_json(_read_line(value, place) if isinstance(value, str) else value, place)
 

@@ -28,6 +28,7 @@ from airflow_ensemble.engine.ensemble.schema import (
     refuse,
     suggest,
 )
+from airflow_ensemble.engine.ensemble.written import WrittenTruth, plain
 from airflow_ensemble.engine.errors import UsageError
 
 #: The key of a Secret that holds the index's DSN, where ``index_secret`` names none.
@@ -131,7 +132,7 @@ def _read_size(value: Any, place: Place) -> str:
 def _read_cpu(value: Any, place: Place) -> str:
     """Return cores as whole ones, else as thousandths rounded up."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    match = _CORES.fullmatch(str(value)) if is_number or isinstance(value, str) else None
+    match = _CORES.fullmatch(str(plain(value))) if is_number or isinstance(value, str) else None
     milli = 0 if match is None else math.ceil(float(match[1] or 1000 * float(match[2] or 0)))
     if milli < 1:
         refuse(place, "a positive number of cores such as 2 or 0.5, or a text such as 500m", value)
@@ -168,7 +169,7 @@ def _read_variable(name: str, place: Place) -> str:
 def _read_value(name: str, value: Any, place: Place) -> str:
     if isinstance(value, bool):
         value = "true" if value else "false"
-    if not isinstance(value, (str, int, float)) or _CONTROL.search(str(value)):
+    if not isinstance(value, (str, int, float, WrittenTruth)) or _CONTROL.search(str(value)):
         raise UsageError(f"{place} must be a text, a number, true or false")
     if names_secret(name) or holds_secret(str(value)):
         raise UsageError(

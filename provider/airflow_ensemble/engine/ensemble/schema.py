@@ -15,16 +15,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from airflow_ensemble.engine.errors import UsageError
-from airflow_ensemble.engine.simulation import Resources
-
-#: Numbers as JSON writes them, with a sign and an open end allowed. A leading zero makes a text
-#: (``007`` is a name), and so do more digits than a 64-bit integer holds.
-WHOLE_NUMBER = r"[-+]?(?:0|[1-9][0-9]{0,17})"
-DECIMAL_NUMBER = (
-    r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?[eE][-+]?[0-9]+|(?:0|[1-9][0-9]*)\.[0-9]*"
-    r"|\.[0-9]+(?:[eE][-+]?[0-9]+)?)"
+from airflow_ensemble.engine.ensemble.written import (
+    DECIMAL_NUMBER,
+    WHOLE_NUMBER,
+    WrittenFloat,
+    WrittenTruth,
+    plain,
 )
+from airflow_ensemble.engine.errors import UsageError
+from airflow_ensemble.engine.parameters import MARK
+from airflow_ensemble.engine.simulation import Resources
 
 _FLAGS = {
     **dict.fromkeys(("true", "yes", "on"), True),
@@ -63,11 +63,22 @@ def refuse(place: Place, expected: str, found: Any) -> NoReturn:
     raise UsageError(f"{place} must be {expected}, found {describe(found)}")
 
 
+def refuse_marked(name: str, where: str) -> None:
+    """Refuse a name that no parameter can have.
+
+    :raises UsageError: when it begins with the mark of what is no parameter.
+    """
+    if name.startswith(MARK):
+        raise UsageError(
+            f"{where}: the name {name!r} begins with {MARK!r}, which is kept: rename it"
+        )
+
+
 def describe(value: Any) -> str:
     """Return a value and its kind in words, short."""
     if value is None:
         return "nothing"
-    if isinstance(value, bool):
+    if isinstance(value, (bool, WrittenTruth)):
         return "true" if value else "false"
     if isinstance(value, (int, float)):
         return f"the number {value!r}"
@@ -100,13 +111,13 @@ def read_whole(value: Any, place: Place, least: int = 0) -> int:
     """Return a whole number of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         refuse(place, f"a whole number of at least {least}", value)
-    return value
+    return int(value)
 
 
 def read_flag(value: Any, place: Place) -> bool:
     """Return true or false; yes, no, on and off are understood."""
-    if isinstance(value, bool):
-        return value
+    if isinstance(value, (bool, WrittenTruth)):
+        return bool(value)
     if isinstance(value, str) and value.lower() in _FLAGS:
         return _FLAGS[value.lower()]
     refuse(place, "true or false", value)
@@ -135,7 +146,7 @@ def read_max_failed(value: Any, place: Place) -> int | str:
         if value.strip().endswith("%") and _NUMBER.fullmatch(number) and 0 <= float(number) <= 100:
             return f"{number}%"
     elif isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
+        return int(value)
     refuse(place, 'a number of simulations or a percentage such as "5%"', value)
 
 
@@ -159,16 +170,19 @@ def read_mapping(value: Any, place: Place) -> dict[str, Any]:
 
 
 def read_json(value: Any, place: Place) -> Any:
-    """Return a value that JSON can hold, unchanged.
+    """Return a value that JSON can hold, unchanged, and without how it was written.
 
-    :raises UsageError: naming the place of a NaN, an infinity, or a value of another type.
+    :raises UsageError: naming the place of a NaN, an infinity, a number that is too small to be
+        told from zero, or a value of another type.
     """
-    if value is None or isinstance(value, (str, bool, int)):
-        return value
+    if value is None or isinstance(value, (str, bool, int, WrittenTruth)):
+        return plain(value)
     if isinstance(value, float):
         if not math.isfinite(value):
             refuse(place, "a finite number", value)
-        return value
+        if isinstance(value, WrittenFloat) and value.vanishes:
+            refuse(place, "a number that can be told from zero", value)
+        return float(value)
     if isinstance(value, Mapping):
         items = read_mapping(value, place).items()
         return {key: read_json(item, place.below(key)) for key, item in items}

@@ -16,7 +16,9 @@ from airflow_ensemble.engine.ensemble.schema import (
     read_text,
     read_whole,
     refuse,
+    refuse_marked,
 )
+from airflow_ensemble.engine.ensemble.written import as_record
 from airflow_ensemble.engine.errors import ModelError, UsageError
 from airflow_ensemble.engine.recipe import ProductSpec, Settings
 
@@ -38,6 +40,8 @@ def read_settings(given: Mapping[str, Any], top: Place) -> Settings:
             f"arguments), found {found}"
         )
     parameters = read_mapping(given.get("parameters", {}), top.below("parameters"))
+    for name in parameters:
+        refuse_marked(name, str(top.below("parameters")))
     command = _read_command(given.get("command"), top.below("command"))
     _check_shadowed(command, parameters, top.below("parameters"))
     model = given.get("model")
@@ -47,7 +51,7 @@ def read_settings(given: Mapping[str, Any], top: Place) -> Settings:
         else read_text(model, top.below("model"), _MODEL, "of the form module:function"),
         command=command,
         model_version=_read_version(given.get("model_version", ""), top.below("model_version")),
-        parameters=read_json(parameters, top.below("parameters")),
+        parameters=as_record(parameters, read_json(parameters, top.below("parameters"))),
         products=_read_products(given["products"], bool(command), top.below("products")),
         seed=read_whole(given.get("seed", 0), top.below("seed")),
     )
@@ -83,11 +87,11 @@ def _read_command(value: Any, place: Place) -> tuple[str, ...]:
 
 
 def _read_argument(value: Any, place: Place) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
         refuse(place, "a text (quote it, so that it is passed on as it is written)", value)
-    return value
+    return str(value)
 
 
 def _check_shadowed(command: Sequence[str], parameters: Mapping[str, Any], place: Place) -> None:
@@ -103,7 +107,7 @@ def _read_version(value: Any, place: Place) -> str:
         return str(value)
     if not isinstance(value, str):
         refuse(place, "a text", value)
-    return value
+    return str(value)
 
 
 def _read_products(value: Any, is_command: bool, place: Place) -> tuple[ProductSpec, ...]:

@@ -26,17 +26,26 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from airflow_ensemble.engine.ensemble.schema import (
-    DECIMAL_NUMBER,
     RESOURCES,
-    WHOLE_NUMBER,
     Place,
     read_json,
     read_mapping,
     read_resources,
     read_seconds,
     refuse,
+    refuse_marked,
+)
+from airflow_ensemble.engine.ensemble.written import (
+    LongNumber,
+    WrittenFloat,
+    WrittenInt,
+    WrittenTruth,
+    as_record,
+    plain,
+    read_number,
 )
 from airflow_ensemble.engine.errors import UsageError
+from airflow_ensemble.engine.parameters import WRITTEN
 from airflow_ensemble.engine.simulation import Resources, Simulation, check_id
 
 ID = "id"
@@ -46,14 +55,18 @@ FUTURE = ("depends_on",)
 #: Rows that are judged together.
 BLOCK = 2000
 
-_WHOLE = re.compile(WHOLE_NUMBER)
-_DECIMAL = re.compile(DECIMAL_NUMBER)
 _NOT_FINITE = re.compile(r"[-+]?(?:nan|inf|infinity)", re.IGNORECASE)
 _TRUTH = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
-# A whole column of plain numbers, joined by newlines; none of them can overflow.
-_PLAIN_DECIMAL = r"[-+]?(?:0|[1-9][0-9]{0,17})\.[0-9]+(?:[eE][-+]?[0-9]{1,2})?"
-_WHOLES = re.compile(f"{WHOLE_NUMBER}(?:\n{WHOLE_NUMBER})*")
-_DECIMALS = re.compile(f"{_PLAIN_DECIMAL}(?:\n{_PLAIN_DECIMAL})*")
+# A whole column of numbers that print as they are written, joined by newlines: 15 digits at most,
+# which a float holds, and no zero at the end.
+_WHOLE = r"(?:0|-?[1-9][0-9]{0,17})"
+_DECIMAL = r"-?(?:0\.0|0\.(?!0000)[0-9]{0,14}[1-9]|[1-9][0-9]{0,6}\.(?:0|[0-9]{0,7}[1-9]))"
+_WHOLES = re.compile(f"{_WHOLE}(?:\n{_WHOLE})*")
+_DECIMALS = re.compile(f"{_DECIMAL}(?:\n{_DECIMAL})*")
+# The same for numbers that may print otherwise; none of them can overflow or vanish.
+_ANY_DECIMAL = r"[-+]?(?:0|[1-9][0-9]{0,17})\.[0-9]{1,40}(?:[eE][-+]?[0-9]{1,2})?"
+_ANY_DECIMALS = re.compile(f"{_ANY_DECIMAL}(?:\n{_ANY_DECIMAL})*")
+_WRITTEN = frozenset({WrittenInt, WrittenFloat, WrittenTruth})
 _EMPTY = "the cell is empty: give every simulation a value, or leave the row out"
 
 
@@ -70,6 +83,17 @@ class Block(NamedTuple):
     ids: Sequence[str]
     values: Iterable[dict[str, Any]]
     is_plain: bool
+
+
+class Column(NamedTuple):
+    """Some cells of a column.
+
+    :param values: as JSON knows them.
+    :param written: how each was written that prints otherwise; nothing where all print as written.
+    """
+
+    values: Sequence[Any]
+    written: Sequence[str | None] = ()
 
 
 @dataclass(frozen=True)
@@ -144,18 +168,24 @@ def type_cell(cell: str) -> Any:
     :raises ValueError: when it is empty or not a finite number.
     """
     text = cell.strip()
-    if _WHOLE.fullmatch(text):
-        return int(text)
-    if _DECIMAL.fullmatch(text):
-        value = float(text)
-        if not math.isfinite(value):
-            raise ValueError(f"{text} is too large for a number")
-        return value
+    number = read_number(text)
+    if number is not None:
+        return cell if isinstance(number, LongNumber) else _finite(number, text)
     if not text:
         raise ValueError(_EMPTY)
     if _NOT_FINITE.fullmatch(text):
         raise ValueError(f"{text} is not a finite number")
-    return _TRUTH.get(text, cell)
+    if text not in _TRUTH:
+        return cell
+    return _TRUTH[text] if text.islower() else WrittenTruth(_TRUTH[text], text)
+
+
+def _finite(number: float, text: str) -> float:
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is too large for a number")
+    if isinstance(number, WrittenFloat) and number.vanishes:
+        raise ValueError(f"{text} is too small to be told from zero")
+    return number
 
 
 # --- blocks to simulations ------------------------------------------------------------------------
@@ -217,12 +247,22 @@ def _simulation(id: str, values: dict[str, Any], table: Table, row: int) -> Simu
     )
 
 
-def _column_values(
-    names: Sequence[str], columns: Sequence[Sequence[Any]], count: int
+def _column_values(columns: Mapping[str, Column], count: int) -> Iterable[dict[str, Any]]:
+    if not columns:
+        return [{} for _ in range(count)]
+    names = tuple(columns)
+    rows = (dict(zip(names, row)) for row in zip(*(column.values for column in columns.values())))
+    written = {name: column.written for name, column in columns.items() if column.written}
+    return _add_written(rows, written) if written else rows
+
+
+def _add_written(
+    rows: Iterable[dict[str, Any]], written: Mapping[str, Sequence[str | None]]
 ) -> Iterator[dict[str, Any]]:
-    if not names:
-        return iter([{} for _ in range(count)])
-    return (dict(zip(names, row)) for row in zip(*columns))
+    for row, texts in zip(rows, zip(*written.values())):
+        if any(texts):
+            row[WRITTEN] = {name: text for name, text in zip(written, texts) if text is not None}
+        yield row
 
 
 def _check_header(names: list[str], table: Table) -> list[str]:
@@ -247,6 +287,8 @@ def _check_columns(names: Collection[str], table: Table, where: str) -> None:
     for name in FUTURE:
         if name in names:
             raise UsageError(f"{where}the name {name!r} is kept for a later version: rename it")
+    for name in names:
+        refuse_marked(name, where.removesuffix(": "))
 
 
 # --- CSV ------------------------------------------------------------------------------------------
@@ -288,24 +330,39 @@ def _csv_block(names: Sequence[str], rows: Mapping[int, list[str]], table: Table
     lines = list(rows)
     cells = dict(zip(names, zip(*rows.values())))
     ids = cells.pop(ID)
-    columns = [_type_column(name, column, lines, table) for name, column in cells.items()]
-    values = _column_values(tuple(cells), columns, len(ids))
+    columns = {name: _type_column(name, column, lines, table) for name, column in cells.items()}
+    values = _column_values(columns, len(ids))
     return Block(lines, ids, values, is_plain=cells.keys().isdisjoint(RESERVED))
 
 
-def _type_column(
-    name: str, cells: Sequence[str], lines: Sequence[int], table: Table
-) -> Sequence[Any]:
+def _type_column(name: str, cells: Sequence[str], lines: Sequence[int], table: Table) -> Column:
     """Return the values of a column's cells; columns of plain numbers are typed at once."""
     text = "\n".join(cells)
     try:
         if _WHOLES.fullmatch(text):
-            return list(map(int, cells))
+            return Column(list(map(int, cells)))
         if _DECIMALS.fullmatch(text):
-            return list(map(float, cells))
+            return Column(list(map(float, cells)))
+        if _ANY_DECIMALS.fullmatch(text):
+            return _compare(list(map(float, cells)), cells)
     except ValueError:  # a quoted cell with a line break looked like two numbers
         pass
-    return [_type_at(cell, line, name, table) for cell, line in zip(cells, lines)]
+    return _split([_type_at(cell, line, name, table) for cell, line in zip(cells, lines)])
+
+
+def _compare(values: Sequence[float], cells: Sequence[str]) -> Column:
+    printed = list(map(repr, values))
+    if printed == list(cells):
+        return Column(values)
+    return Column(values, [None if a == b else b for a, b in zip(printed, cells)])
+
+
+def _split(values: Sequence[Any]) -> Column:
+    """Part values from how they were written."""
+    if _WRITTEN.isdisjoint(map(type, values)):
+        return Column(values)
+    written = [value.text if type(value) in _WRITTEN else None for value in values]
+    return Column(list(map(plain, values)), written)
 
 
 def _type_at(cell: str, line: int, name: str, table: Table) -> Any:
@@ -343,8 +400,10 @@ def _parquet_block(
 ) -> Block:
     cells = dict(zip(names, columns))
     ids = [_id_text(id, table.place(row, ID)) for id, row in zip(cells.pop(ID), rows)]
-    judged = [_judge_column(name, column, rows, table) for name, column in cells.items()]
-    values = _column_values(tuple(cells), judged, len(ids))
+    judged = {
+        name: Column(_judge_column(name, column, rows, table)) for name, column in cells.items()
+    }
+    values = _column_values(judged, len(ids))
     return Block(rows, ids, values, is_plain=cells.keys().isdisjoint(RESERVED))
 
 
@@ -378,7 +437,13 @@ def _json_records(lines: Iterable[str], table: Table) -> Iterator[tuple[int, Map
         if not line.strip():
             continue
         try:
-            record = json.loads(line, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+            record = json.loads(
+                line,
+                object_pairs_hook=_unique,
+                parse_constant=_refuse_constant,
+                parse_int=read_number,
+                parse_float=read_number,
+            )
         except (ValueError, RecursionError) as error:
             raise UsageError(f"{table.place(number)} is not JSON: {error}") from error
         yield number, read_mapping(record, table.place(number))
@@ -404,8 +469,9 @@ def _record_blocks(
         for row, record in some:
             _check_columns(list(record), table, f"{table.place(row)}: ")
             ids.append(_id_text(record[ID], table.place(row, ID)))
-            others = ((name, value) for name, value in record.items() if name != ID)
-            values.append({name: _judge(value, table, row, name) for name, value in others})
+            others = {name: value for name, value in record.items() if name != ID}
+            judged = {name: _judge(value, table, row, name) for name, value in others.items()}
+            values.append(as_record(others, judged))
         yield Block([row for row, _ in some], ids, values, is_plain=False)
 
 
@@ -417,7 +483,7 @@ def _id_text(value: Any, place: Place) -> str:
         return str(value)
     if not isinstance(value, str):
         refuse(place, "a text or a whole number", value)
-    return value
+    return str(value)
 
 
 @contextmanager

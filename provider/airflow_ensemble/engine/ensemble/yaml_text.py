@@ -3,7 +3,8 @@
 YAML 1.1, which PyYAML follows, turns ``10:00:00`` into 36000, ``on`` into true, ``010`` into 8 and
 a date into an object, and lets a second key silently replace the first. Here only what JSON calls a
 number is a number, ``true`` and ``false`` are the only truth values, everything else is the text as
-it was written, and a repeated key is refused. PyYAML is imported when it is needed.
+it was written, and a repeated key is refused. Numbers and truth values remember how they were
+written, where they would print otherwise. PyYAML is imported when it is needed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,14 @@ import re
 from functools import lru_cache
 from typing import Any
 
-from airflow_ensemble.engine.ensemble.schema import DECIMAL_NUMBER, WHOLE_NUMBER, describe
+from airflow_ensemble.engine.ensemble.schema import describe
+from airflow_ensemble.engine.ensemble.written import (
+    DECIMAL_NUMBER,
+    WHOLE_NUMBER,
+    WrittenTruth,
+    read_number,
+    written_float,
+)
 from airflow_ensemble.engine.errors import UsageError
 
 _TAG = "tag:yaml.org,2002:"
@@ -82,7 +90,26 @@ def _loader() -> Any:
     for kind, pattern, first in _KINDS:
         Loader.add_implicit_resolver(_TAG + kind, re.compile(f"(?:{pattern})\\Z"), first)
     Loader.add_constructor(f"{_TAG}map", construct_mapping)
+    Loader.add_constructor(f"{_TAG}int", _construct_number)
+    Loader.add_constructor(f"{_TAG}float", _construct_number)
+    Loader.add_constructor(f"{_TAG}bool", _construct_truth)
     return Loader
+
+
+def _construct_number(loader: Any, node: Any) -> Any:
+    text = loader.construct_scalar(node)
+    number = read_number(text)
+    if number is not None:
+        return number
+    if re.fullmatch(_NOT_FINITE, text):
+        return written_float(float(text.replace(".", "")), text)
+    return getattr(loader, f"construct_yaml_{node.tag[len(_TAG) :]}")(node)  # by its tag alone
+
+
+def _construct_truth(loader: Any, node: Any) -> Any:
+    text = loader.construct_scalar(node)
+    value = loader.construct_yaml_bool(node)
+    return value if text == ("true" if value else "false") else WrittenTruth(value, text)
 
 
 def _refuse_repeated(node: Any) -> None:

@@ -23,6 +23,7 @@ from typing import Any, Callable
 from airflow_ensemble.engine import storage
 from airflow_ensemble.engine.errors import EnsembleError, ModelError
 from airflow_ensemble.engine.model import Model, Result, Run, execute, load_model
+from airflow_ensemble.engine.parameters import take_apart
 from airflow_ensemble.engine.pool import process_tree
 from airflow_ensemble.engine.pool.channel import Inbox, render, send
 from airflow_ensemble.engine.pool.spool import end_mark
@@ -193,14 +194,16 @@ def _run(
 
 
 def _make_run(task: Mapping[str, Any], recipe: Recipe, workdir: Path) -> Run:
+    parameters = take_apart(recipe.settings.parameters, task["params"])
     return Run(
         id=task["id"],
-        params={**recipe.settings.parameters, **task["params"]},
+        params=parameters.values,
         workdir=workdir,
         seed=derive_seed(recipe.settings.seed, task["id"]),
         cpus=task["cpus"],
         attempt=task["attempt"],
         products=tuple(spec.name for spec in recipe.settings.products),
+        written=parameters.written,
     )
 
 
