@@ -52,3 +52,26 @@ def test_a_table_that_cannot_be_moved_is_refused(text: str, said: str, tmp_path:
     with pytest.raises(UsageError, match=said):
         write_receptors_of_day(table, date(2026, 3, 1), tmp_path / "out.csv")
     assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("time", "moved", "id"),
+    [
+        ("2026-01-01T23:30-02:00", "2026-03-01T01:30", "20260102-a"),
+        ("20260102T0130Z", "2026-03-01T01:30", "20260102-a"),
+        ("2026-01-02 01:30:15", "2026-03-01T01:30:15", "20260102-a"),
+    ],
+)
+def test_times_with_zones_are_moved_as_utc(time: str, moved: str, id: str, tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text(f"id,time\n{id},{time}\n")
+    (row,) = read(write_receptors_of_day(table, date(2026, 3, 1), tmp_path / "out.csv"))
+    assert (row["time"], row["id"]) == (moved, "20260301-a")
+
+
+@pytest.mark.parametrize("time", ["202602300630", "01/02/2026 07:00", "2026-01-01x07:00"])
+def test_times_that_are_guessed_at_are_not_moved(time: str, tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text(f"id,time\na,{time}\n")
+    with pytest.raises(UsageError, match="line 2: time"):
+        write_receptors_of_day(table, date(2026, 3, 1), tmp_path / "out.csv")

@@ -29,6 +29,7 @@ IDEAL_RECEPTOR = {
     **{"time": "2026-06-01 14:00", "longitude": -98, "latitude": 40, "altitude": 10},
     **{"met": "ideal", "n_hours": -2, "numpar": 50, "grid": SMALL_GRID},
 }
+MET = {"directory": "/met", "file_format": "%Y%m%d", "file_tres": "6h"}
 
 
 @pytest.fixture(autouse=True)
@@ -276,6 +277,29 @@ def test_a_forward_run_and_a_column(tmp_path: Path) -> None:
         ({"latitude": None}, "the receptor has no latitude"),
         ({"latitude": 95}, "latitude"),
         ({"time": "yesterday evening"}, "receptor"),
+        (
+            {"time": "03/04/2019 02:00"},
+            "receptor: time '03/04/2019 02:00' can be read in more than",
+        ),
+        ({"time": "201902300200"}, "receptor: time '201902300200' does not exist"),
+        ({"time": True}, "receptor: time True"),
+        ({"longitude": True}, "receptor: longitude is True, a truth value: it must be a number"),
+        ({"latitude": "40"}, "receptor: latitude is '40', text: it must be a number"),
+        ({"altitude": float("nan")}, "receptor: altitude is nan: it must be a finite number"),
+        ({"altitude_ref": 0}, "receptor: altitude_ref is 0, a number: it must be text"),
+        ({"bottom": 0, "top": 10}, "it is a point or a column, not both"),
+        ({"n_hours": "-2"}, "n_hours is '-2', text: it must be a number"),
+        ({"numpar": True}, "numpar is True, a truth value: it must be a number"),
+        ({"hnf_plume": "no"}, "hnf_plume is 'no', text: it must be a truth value"),
+        ({"hnf_plume": 0}, "hnf_plume is 0, a number: it must be a truth value"),
+        ({"ziscale": [1.0, "2"]}, "ziscale is '2', text: it must be a number"),
+        ({"time_integrate": "off"}, "time_integrate is 'off', text: it must be a truth value"),
+        ({"smooth_factor": True}, "smooth_factor is True, a truth value"),
+        ({"grid": {**SMALL_GRID, "xres": True}}, "xres is True, a truth value"),
+        ({"grid": {**SMALL_GRID, "xmin": "-98.6"}}, "xmin is '-98.6', text"),
+        ({"met": {**MET, "file_tres": "6"}}, "met: file_tres is '6': write a number and min"),
+        ({"met": {**MET, "file_tres": "06:00"}}, "met: file_tres is '06:00'"),
+        ({"met": {**MET, "subgrid_enable": "no"}}, "subgrid_enable is 'no', text"),
         ({"altitude": -5}, "receptor"),
         ({"n_hours": 0}, "n_hours is 0"),
         ({"krand": 7}, "krand"),
@@ -351,6 +375,54 @@ def test_a_damaged_met_file_is_final(hrrr: Path, tmp_path: Path) -> None:
     del params["id"]
     with pytest.raises(Invalid):
         simulate(run_of(params, tmp_path / "run"))
+
+
+def test_check_names_every_row_whose_time_is_none_and_runs_refuse_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    times = {
+        **{"april-3": "03/04/2019 02:00", "april-13": "13/04/2019 02:00", "may-30": 190530},
+        **{"two-oclock": "02:00", "now": "now", "decimal": 2019.5, "excel": 43558.5},
+    }
+    params = {**IDEAL_RECEPTOR}
+    del params["time"]
+    ensemble = {
+        **{"name": "dates", "model": "airflow_ensemble.models.stilt:simulate"},
+        **{"parameters": params, "products": ["trajectory"], "output": str(tmp_path / "output")},
+        "simulations": "table.csv",
+    }
+    file = tmp_path / "ensemble.yaml"
+    file.write_text(yaml.safe_dump(ensemble))
+    rows = "".join(f"{id},{time}\n" for id, time in times.items())
+    (tmp_path / "table.csv").write_text(f"id,time\n{rows}")
+
+    assert main(["check", str(file)]) == 2
+    checked = capfd.readouterr()
+    for id, time in times.items():
+        assert f"simulation {id}: receptor: time {time!r} can be read" in checked.out + checked.err
+    assert main(["run", str(file)]) == 1
+    assert f"invalid {len(times)} " in " ".join(capfd.readouterr().out.split())
+    assert not list((tmp_path / "output").glob("*/trajectory/**/*.parquet"))
+
+
+def test_moments_of_a_parquet_table_are_times(tmp_path: Path) -> None:
+    moments = pd.to_datetime(["2026-06-01T14:00", "2026-06-01T15:00"]).tz_localize("Etc/GMT-2")
+    pd.DataFrame({"id": ["a", "b"], "time": moments}).to_parquet(
+        tmp_path / "table.parquet", index=False
+    )
+    params = {name: value for name, value in IDEAL_RECEPTOR.items() if name not in ("time", "grid")}
+    ensemble = {
+        **{"name": "moments", "model": "airflow_ensemble.models.stilt:simulate"},
+        **{"parameters": params, "products": ["trajectory"], "output": str(tmp_path / "output")},
+        "simulations": "table.parquet",
+    }
+    (tmp_path / "ensemble.yaml").write_text(yaml.safe_dump(ensemble))
+
+    assert main(["run", str(tmp_path / "ensemble.yaml")]) == 0
+
+    (first,) = (tmp_path / "output").glob("*/trajectory/**/a.*.parquet")
+    table = pd.read_parquet(first)
+    assert json.loads(table.attrs["receptor"])["time"].startswith("2026-06-01T12:00")
 
 
 def test_check_passes_what_runs_and_names_at_most_twenty_problems(hrrr: Path) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import csv
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 
 from airflow_ensemble.engine.errors import UsageError
+from airflow_ensemble.models.receptor_time import parse_time
 
 
 def write_receptors_of_day(table: str | Path, day: date, target: str | Path) -> Path:
@@ -54,13 +55,13 @@ def move_receptors(
 
 
 def _split_time(text: str, where: str) -> tuple[str, str]:
-    """Return the date as YYYYMMDD and the time of day of ``YYYYMMDDHHMM`` or an ISO time."""
-    if len(text) == 12 and text.isdigit():
-        return text[:8], f"{text[8:10]}:{text[10:]}"
-    day, hour = text[:10], text[11:]
+    """Return the UTC date as YYYYMMDD and the time of day."""
     try:
-        return f"{date.fromisoformat(day):%Y%m%d}", hour or "00:00"
-    except ValueError:
-        raise UsageError(
-            f"{where}: time {text!r} is neither ISO (2026-06-01T12:00) nor YYYYMMDDHHMM"
-        ) from None
+        time = parse_time(text)
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from None
+    return f"{time:%Y%m%d}", time.time().isoformat("auto" if _has_seconds(time) else "minutes")
+
+
+def _has_seconds(time: datetime) -> bool:
+    return bool(time.second or time.microsecond)

@@ -223,25 +223,42 @@ def check(parameters: Mapping[str, Any], simulations: Iterable[Simulation]) -> l
     except ImportError as error:
         return [f"{error}: the model needs 'pip install airflow-provider-ensemble[stilt]'"]
     checker = _Checker(parameters)
-    problems: dict[str, list[str]] = {}
+    problems = _Problems()
     for simulation in simulations:
         for problem in checker.problems(simulation):
-            problems.setdefault(problem, []).append(simulation.id)
+            problems.add(simulation.id, problem)
     for id, problem in checker.outside():
-        problems.setdefault(problem, []).append(id)
-    lines = [_in_words(problem, ids) for problem, ids in problems.items()]
-    if len(lines) > MAX_PROBLEMS:
-        lines = [*lines[:MAX_PROBLEMS], f"… and {len(lines) - MAX_PROBLEMS} more problems"]
-    return lines
+        problems.add(id, problem)
+    return problems.lines()
 
 
 simulate.check = check  # type: ignore[attr-defined]
 
 
-def _in_words(problem: str, ids: list[str]) -> str:
-    """Join one problem and the simulations that have it."""
-    others = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
-    return f"simulation {ids[0]}{others}: {problem}"
+class _Problems:
+    """The first problems, each with the first simulation that has it; the rest is counted."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[str, int]] = {}
+        self._others = 0
+
+    def add(self, id: str, problem: str) -> None:
+        """Note that a simulation has a problem."""
+        if problem not in self._found and len(self._found) >= MAX_PROBLEMS:
+            self._others += 1
+            return
+        first, number = self._found.get(problem, (id, 0))
+        self._found[problem] = (first, number + 1)
+
+    def lines(self) -> list[str]:
+        """Return a line for each problem, and one that says how many are not named."""
+        lines = []
+        for problem, (first, number) in self._found.items():
+            others = f" and {number - 1} more" if number > 1 else ""
+            lines.append(f"simulation {first}{others}: {problem}")
+        if self._others:
+            lines.append(f"… and {self._others} more simulations with other problems")
+        return lines
 
 
 class _Checker:

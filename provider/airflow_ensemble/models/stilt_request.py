@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import difflib
 import functools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from airflow_ensemble.models import ideal_met
+from airflow_ensemble.models.receptor_time import parse_time
+from airflow_ensemble.models.value_kinds import refuse_other_kinds
 
 POINT = ("time", "longitude", "latitude", "altitude")
 COLUMN = ("time", "longitude", "latitude", "bottom", "top")
@@ -25,6 +28,8 @@ IDEAL = "ideal"
 FOOTPRINT = "footprint"
 TRAJECTORY = "trajectory"
 MAX_CELLS = 25_000_000
+#: Periods that pandas reads as everybody does: to it, ``6`` is 6 nanoseconds.
+_PERIOD = re.compile(r"[1-9][0-9]* ?(?:min|[hHdD]|(?:minute|hour|day)s?)")
 
 
 @dataclass(frozen=True)
@@ -93,8 +98,8 @@ def parse(params: Mapping[str, Any], seed: int) -> Request:
     met, label = parse_met(params.get("met"))
     return Request(
         receptor=parse_receptor(params),
-        site=str(params.get("site") or ""),
-        institution=str(params.get("institution") or ""),
+        site=_label(params.get("site")),
+        institution=_label(params.get("institution")),
         met=met,
         label=label,
         hysplit=parse_hysplit(params, seed),
@@ -130,20 +135,34 @@ def parse_receptor(params: Mapping[str, Any]) -> Any:
     """Return the ``stilt`` receptor that the columns describe."""
     import stilt
 
+    given = {name for name in RECEPTOR_KEYS if not _is_missing(params.get(name))}
     is_column = "bottom" in params or "top" in params
     names = COLUMN if is_column else POINT
-    missing = [name for name in names if params.get(name) in (None, "")]
+    missing = [name for name in names if name not in given]
     if missing:
         raise ValueError(
             f"the receptor has no {', '.join(missing)}: the table of simulations needs the columns "
             f"{', '.join(names)}"
         )
-    values = {name: params[name] for name in names}
-    values["time"] = str(values["time"])  # a table may hold 201905300300 as a number
-    if params.get("altitude_ref"):
-        values["altitude_ref"] = params["altitude_ref"]
+    if is_column and "altitude" in given:
+        raise ValueError(
+            "the receptor has an altitude, and bottom and top: it is a point or a column, not both"
+        )
+    values = {name: params[name] for name in (*names, "altitude_ref") if name in given}
+    try:
+        values["time"] = parse_time(values["time"])
+    except ValueError as error:
+        raise ValueError(f"receptor: {error}") from None
     kind = stilt.ColumnReceptor if is_column else stilt.PointReceptor
     return _validated("receptor", kind, values)
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value == ""
+
+
+def _label(value: Any) -> str:
+    return "" if value is None else str(value)
 
 
 def parse_met(met: Any) -> tuple[Mapping[str, Any] | None, str]:
@@ -159,7 +178,10 @@ def parse_met(met: Any) -> tuple[Mapping[str, Any] | None, str]:
 
     entry = {name: value for name, value in met.items() if name != "label"}
     _validated("met", MetConfig, entry)
-    return entry, str(met.get("label") or "")
+    period = entry.get("file_tres")
+    if period is not None and not _PERIOD.fullmatch(period):
+        raise ValueError(f"met: file_tres is {period!r}: write a number and min, h or d, as in 6h")
+    return entry, _label(met.get("label"))
 
 
 def parse_hysplit(params: Mapping[str, Any], seed: int) -> dict[str, Any]:
@@ -250,6 +272,8 @@ def _cells(what: str, grid: Any) -> tuple[float, float]:
 
 def _validated(what: str, kind: Any, values: Any) -> Any:
     """Build one of pystilt's checked objects; its complaint becomes one line that says where."""
+    if isinstance(values, Mapping):
+        refuse_other_kinds(what, kind, values)
     try:
         return kind.model_validate(values)
     except ValueError as error:
