@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -15,6 +16,7 @@ from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowTaskTimeout, TaskDeferred
 from local_airflow import wait_until
 
+from airflow_ensemble.engine.control import open_control
 from airflow_ensemble.engine.ensemble import load
 from airflow_ensemble.operators.register import RegisterSimulationsOperator
 from airflow_ensemble.operators.slurm_collect import SlurmCollectOperator
@@ -69,6 +71,35 @@ def test_more_chunks_than_airflow_maps_are_cut_and_products_are_fetched(
 
     with xr.open_dataset(target) as dataset:
         assert dataset.sizes["simulation"] == 5
+
+
+def test_paths_of_the_cluster_are_expanded_there(
+    run_dag: RunDag, cluster: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("USER", "nobody-on-the-cluster")
+    monkeypatch.setenv("MINE", str(tmp_path / "mine"))
+    place = make_place(cluster, tmp_path, rows(2), execution={"backend": "slurm"})
+    # Nothing of it may mean anything to the shells that it passes through.
+    odd = f"{place.shared}/it's $(touch oops) `id`; é"
+    written = f"{odd.replace('$', '$$')} ${{USER}}"
+    scratch = Path(f"{odd} {cluster.user}")
+    cluster.answer(f"mkdir {shlex.quote(str(scratch))} {shlex.quote(str(scratch / 'jobs'))}")
+    overrides = {
+        "output": f"{written}/out",
+        "control": "$MINE/control",
+        "execution": {"remote_root": f"{written}/jobs", "collect_to": f"{written}/all.nc"},
+    }
+    run = run_dag(group_dag("expanded", place, overrides=overrides))
+    assert run.state == "success"
+    assert result(run, "e.collect")["output"] == f"{scratch}/out"
+    assert result(run, "e.collect")["dataset"] == f"{scratch}/all.nc"
+    assert (scratch / "all.nc").is_file()
+    with open_control(load(place.file, {"control": str(tmp_path / "mine/control")})) as control:
+        assert control.index.recipe(control.key).output == f"{scratch}/out"
+        folders = [job.folder for job in control.index.jobs(control.key)]
+    assert folders
+    assert all(folder.startswith(f"{scratch}/jobs/") for folder in folders)
+    assert not list(place.shared.rglob("oops"))
 
 
 def test_without_n_workers_there_are_as_many_chunks_as_on_a_login_node(

@@ -40,6 +40,7 @@ class Finding:
 def check_ensemble(ensemble: Ensemble) -> Iterator[Finding]:
     """Look at everything that a run of the ensemble needs, one finding after another."""
     yield Finding("file", f"{ensemble.path}, settings hash {ensemble.settings.hash[:8]}")
+    yield Finding("paths", ", ".join(_paths(ensemble)))
     yield _look("simulations", lambda: _check_table(ensemble))
     yield _look("model", lambda: _check_model(ensemble))
     if ensemble.settings.command:
@@ -50,6 +51,18 @@ def check_ensemble(ensemble: Ensemble) -> Iterator[Finding]:
         yield from _check_cluster(ensemble)
     if ensemble.execution.get("backend") == "kubernetes":
         yield from _check_kubernetes(ensemble)
+
+
+def _paths(ensemble: Ensemble) -> Iterator[str]:
+    """Yield the paths that have no finding of their own, as they are used."""
+    if not isinstance(ensemble.simulations, tuple):
+        yield f"simulations {ensemble.simulations}"
+    yield f"control {ensemble.control}"
+    for path in ensemble.execution.get("code", ()):
+        yield f"code {path}"
+    for key in ("remote_root", "python", "collect_to"):
+        if key in ensemble.execution:
+            yield f"{key} {ensemble.execution[key]}"
 
 
 # --- single checks: each returns its finding, or raises what is wrong -----------------------------

@@ -12,7 +12,7 @@ from airflow.sdk import BaseHook, Connection
 from airflow_ensemble.engine import ensemble as ensemble_file
 from airflow_ensemble.engine.control import Control, open_control
 from airflow_ensemble.engine.ensemble import Ensemble
-from airflow_ensemble.engine.ensemble.index_spec import locate_index
+from airflow_ensemble.engine.ensemble.index_spec import is_reference, locate_index
 from airflow_ensemble.engine.ensemble.schema import Place
 from airflow_ensemble.engine.errors import UsageError
 from airflow_ensemble.engine.storage import OutputRoot
@@ -35,12 +35,17 @@ class EnsembleHook(BaseHook):
         self.path = Path(ensemble)
         self.overrides = without_nones(overrides or {})
 
-    def load(self) -> Ensemble:
+    def load(self, cluster: Cluster | None = None) -> Ensemble:
         """Read and validate the ensemble file.
 
+        :param cluster: the one whose paths it names; None for this machine's.
         :raises UsageError: naming file and key of what is wrong.
         """
-        return ensemble_file.load(self.path, self.overrides)
+        if cluster is None:
+            return ensemble_file.load(self.path, self.overrides)
+        ensemble = ensemble_file.load(self.path, self.overrides, cluster.side)
+        cluster.root(ensemble.execution)  # refused here, if it is, and not half-way
+        return ensemble
 
     def open(self, *, create: bool = False, cluster: Cluster | None = None) -> Control:
         """Open the ensemble; a context manager closes the index again.
@@ -50,7 +55,7 @@ class EnsembleHook(BaseHook):
         :raises UsageError: when file, index or output root are not usable.
         :raises IndexUnavailable: when the index's database cannot be reached.
         """
-        ensemble = self.load()
+        ensemble = self.load(cluster)
         root = None if cluster is None else output_on(cluster, ensemble)
         return open_control(
             ensemble, create=create, resolve_connection=self.resolve_connection, root=root
@@ -81,7 +86,7 @@ def output_on(cluster: Cluster, ensemble: Ensemble) -> OutputRoot:
 
 def index_spec(ensemble: Ensemble) -> str:
     """Return where an ensemble's index is, without any secret: for :func:`alocate_index`."""
-    return ensemble.index_location() if ensemble.index == "sqlite" else ensemble.index
+    return ensemble.index if is_reference(ensemble.index) else ensemble.index_location()
 
 
 async def alocate_index(spec: str) -> str:

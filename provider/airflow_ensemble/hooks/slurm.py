@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseHook, Connection
 from airflow.sdk.exceptions import AirflowNotFoundException, AirflowRuntimeError
 
+from airflow_ensemble.engine.ensemble.paths import expand
+from airflow_ensemble.engine.ensemble.schema import Place
 from airflow_ensemble.engine.errors import UsageError
 from airflow_ensemble.slurm.client import SlurmClient
 from airflow_ensemble.slurm.cluster import Cluster
 from airflow_ensemble.slurm.connecting import make_runner
 from airflow_ensemble.slurm.login import Login
+from airflow_ensemble.slurm.login_shell import LoginShell
 from airflow_ensemble.slurm.site import PYTHON, interpreter
 
 if TYPE_CHECKING:
@@ -67,6 +70,7 @@ class SlurmSettings:
             remote_root=self.remote_root,
             defaults=self.defaults,
             setup=self.setup,
+            side=LoginShell(client.runner),
         )
 
 
@@ -118,14 +122,17 @@ class SlurmHook(BaseHook):
             settings = self.settings
             cluster = settings.cluster()
             with cluster.client.runner as runner:
-                site = cluster.client.site(settings.python)
-                folder = shlex.quote(settings.remote_root)
+                field = Place(f"connection {settings.conn_id!r}", "python")
+                python = expand(settings.python, field, LoginShell(runner))
+                site = cluster.client.site(python)
+                root = cluster.root({})
+                folder = shlex.quote(root)
                 usable = runner.run(f"test -d {folder} && test -w {folder}").code == 0
         except Exception as error:
             return False, str(error) or type(error).__name__
         if not usable:
             return False, (
-                f"{describe_site(site, settings)}; but remote_root {settings.remote_root} is not a "
+                f"{describe_site(site, settings)}; but remote_root {root} is not a "
                 "folder that this account can write to: make it, or name another"
             )
         return True, describe_site(site, settings)
@@ -181,7 +188,7 @@ def read_settings(connection: Connection) -> SlurmSettings:
         hint = f": did you mean {meant[0]!r}?" if meant else f": known are {', '.join(EXTRA)}"
         raise UsageError(f"{where}: extra {key!r} is not known{hint}")
     root = str(extra.get("remote_root", ""))
-    if not root.startswith("/"):
+    if not root.startswith(("/", "~", "$")):
         raise UsageError(
             f"{where}: remote_root must be the absolute path of a folder on the cluster in which "
             f"scripts, chunks and logs may lie, not {root!r}"

@@ -12,6 +12,8 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow_ensemble.engine.batch import verdict
 from airflow_ensemble.engine.collect import open_collection, write_collection
 from airflow_ensemble.engine.control import Control
+from airflow_ensemble.engine.ensemble.paths import HERE, Side, expand
+from airflow_ensemble.engine.ensemble.schema import Place
 from airflow_ensemble.engine.index.interface import Counts, Result, Scope
 from airflow_ensemble.engine.ingest import ingest
 from airflow_ensemble.engine.simulation import TERMINAL, Status
@@ -119,12 +121,16 @@ class CollectOperator(EnsembleOperator):
         try:
             dataset = open_collection(results, control.root)
             self.log.info("dataset of %d simulations:\n%s", len(results), dataset)
-            return write_collection(dataset, self.to, self.format) if self.to else None
+            return write_collection(dataset, self._target(), self.format) if self.to else None
         except CollectError as error:
             if self.to:
                 raise
             self.log.warning("the products do not make one dataset: %s", error)
             return None
+
+    def _target(self, side: Side = HERE) -> str:
+        """Return where ``to`` leads, on the side that writes the dataset."""
+        return expand(str(self.to), Place(f"task {self.task_id!r}", "to"), side)
 
 
 def name_offenders(control: Control, scope: Scope, target: str) -> list[str]:

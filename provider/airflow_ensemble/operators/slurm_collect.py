@@ -11,6 +11,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from airflow_ensemble.engine.collect import check_format, open_collection, write_collection
 from airflow_ensemble.engine.control import Control
+from airflow_ensemble.engine.ensemble.paths import HERE
 from airflow_ensemble.hooks.slurm import SlurmHook
 from airflow_ensemble.operators.base import airflow_errors
 from airflow_ensemble.operators.collect import CollectOperator
@@ -48,7 +49,7 @@ class SlurmCollectOperator(CollectOperator):
         """Judge, collect here or have it done there, and return what the asset event says."""
         with airflow_errors(), self.open_on_cluster() as (control, cluster):
             self.judge(control)
-            target = self._target(control)
+            target = self._target_of(control, cluster)
             results = self.results(control) if target else []
             if not target or not results:
                 return self.report(context, control, None)
@@ -73,14 +74,17 @@ class SlurmCollectOperator(CollectOperator):
             chunk = collection_chunk(batch_of(self.registration))
             control.index.end_element(chunk, event["submission"], over.end.value, over.detail)
             if over.end is End.COMPLETED:
-                return self.report(context, control, self._target(control))
+                return self.report(context, control, self._target_of(control, cluster))
         if event["log_tail"]:
             self.log.error("the end of the job's log:\n%s", event["log_tail"])
         kind = AirflowFailException if over.end is End.UNUSABLE else AirflowException
         raise kind(f"collecting on the cluster ended as {over.end.value}: {over.detail}")
 
-    def _target(self, control: Control) -> str | None:
-        return self.to or control.ensemble.execution.get("collect_to")
+    def _target_of(self, control: Control, cluster: Cluster) -> str | None:
+        """Return where the dataset goes, on the side that writes it."""
+        if not self.to:
+            return control.ensemble.execution.get("collect_to")
+        return self._target(HERE if must_fetch(control) else cluster.side)
 
     def _wait(self, context: Context, control: Control, watched: Watched) -> NoReturn:
         settings, limit = self.slurm_settings, self.execution_timeout

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from airflow_ensemble.engine.ensemble.paths import HERE, Side, expand
+from airflow_ensemble.engine.ensemble.schema import Place
+from airflow_ensemble.engine.errors import UsageError
 from airflow_ensemble.slurm.client import SlurmClient
 from airflow_ensemble.slurm.local_runner import LocalRunner
 
@@ -23,10 +26,12 @@ class Cluster:
 
     :param client: speaks to its Slurm; ``client.runner`` to its files.
     :param place: the name that the index knows it by: an Airflow connection's id, or ``local``.
-    :param remote_root: absolute path of the folder on it below which everything of ours lies.
+    :param remote_root: path of the folder on it below which everything of ours lies, as people
+        write it.
     :param defaults: options of ``sbatch`` that hold where the ensemble file gives none.
     :param setup: shell lines that every job begins with.
     :param makes_root: whether a missing ``remote_root`` is made; else it is an error.
+    :param side: looks up what paths name there.
     """
 
     client: SlurmClient
@@ -35,6 +40,7 @@ class Cluster:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     setup: tuple[str, ...] = ()
     makes_root: bool = False
+    side: Side = HERE
 
     @classmethod
     def local(
@@ -51,10 +57,22 @@ class Cluster:
         return cls(
             client=SlurmClient(LocalRunner(environment)),
             place=LOCAL,
-            remote_root=str(ensemble.control / "slurm"),
+            remote_root=str(ensemble.control / "slurm").replace("$", "$$"),
             makes_root=True,
         )
 
     def root(self, execution: Mapping[str, Any]) -> str:
-        """Return the folder that an ensemble's files go to: its own, else the cluster's."""
-        return str(execution.get("remote_root") or self.remote_root).rstrip("/") or "/"
+        """Return the folder that an ensemble's files go to: its own, else the cluster's.
+
+        :raises UsageError: when the cluster's own names what is not known there.
+        """
+        return str(execution.get("remote_root") or self._own_root()).rstrip("/") or "/"
+
+    def _own_root(self) -> str:
+        place = Place(f"connection {self.place!r}", "remote_root")
+        root = expand(self.remote_root, place, self.side)
+        if not root.startswith("/") or "\n" in root:
+            raise UsageError(
+                f"{place} comes to {root!r}, which is not the absolute path of a folder"
+            )
+        return root

@@ -190,6 +190,30 @@ mark answer 0
 """
 
 
+#: Marks that a login shell has come to what it was asked.
+BEGUN = "begun"
+
+
+def variables_text(names: Sequence[str]) -> str:
+    """Return the text that asks a login shell for variables and home folders.
+
+    What it knows comes as a section for each, in hexadecimal digits, so that no value can be taken
+    for anything else.
+
+    :param names: of variables, ``~``, ``~user``.
+    """
+    asked = "".join(map(_variable_block, names))
+    script = f"{_MARKING}mark {BEGUN} 0\n{asked}"
+    return f"timeout {PATIENCE} bash -l -c {shlex.quote(script)} </dev/null\n"
+
+
+def _variable_block(name: str) -> str:
+    show = f"printf %s \"$value\" | od -An -v -tx1 | tr -d ' \\n'; mark '{name}' 0"
+    if name.startswith("~"):
+        return f"value={name}\n[ \"$value\" = '{name}' ] || {{ {show}; }}\n"
+    return f'if [ "${{{name}+set}}" ]; then value=${name}; {show}; fi\n'
+
+
 #: For the interpreter of workers, which is started by a login shell, as in a batch script.
 _VERSION = "import sys; print('\\n%d.%d.%d' % sys.version_info[:3])"
 

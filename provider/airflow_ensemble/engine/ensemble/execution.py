@@ -11,6 +11,7 @@ from typing import Any
 
 from airflow_ensemble.engine.ensemble.kubernetes import KEYS as KUBERNETES_KEYS
 from airflow_ensemble.engine.ensemble.kubernetes import read_kubernetes
+from airflow_ensemble.engine.ensemble.paths import HERE, Side, expand
 from airflow_ensemble.engine.ensemble.schema import (
     Place,
     nearest,
@@ -25,6 +26,7 @@ from airflow_ensemble.engine.ensemble.schema import (
 )
 from airflow_ensemble.engine.ensemble.written import WrittenFloat, WrittenInt, WrittenTruth
 from airflow_ensemble.engine.errors import UsageError
+from airflow_ensemble.engine.storage import uri_scheme
 
 BACKENDS = ("local", "slurm", "kubernetes")
 #: How an element of an array job can end other than well: what ``policies`` may name.
@@ -60,7 +62,9 @@ _SBATCH_NAME = r"[A-Za-z][A-Za-z0-9]*(-[A-Za-z0-9]+)*"
 _JOB_NAME = r"[A-Za-z0-9._-]{1,40}"
 
 
-def read_execution(value: Any, folder: Path, place: Place) -> dict[str, Any]:
+def read_execution(
+    value: Any, folder: Path, place: Place, there: Side | None = None, output: str = ""
+) -> dict[str, Any]:
     """Return the options, judged where they are our own.
 
     In keys, ``-`` and ``_`` are equal: ours come back as they are documented, further ones with
@@ -68,6 +72,8 @@ def read_execution(value: Any, folder: Path, place: Place) -> dict[str, Any]:
 
     :param value: of the key ``execution``.
     :param folder: of the ensemble file.
+    :param there: the cluster, where that is not this machine.
+    :param output: path or URI of the output root.
     :raises UsageError: on a wrong value, a key given twice, or a misspelt key of ours.
     """
     options: dict[str, Any] = {}
@@ -80,7 +86,24 @@ def read_execution(value: Any, folder: Path, place: Place) -> dict[str, Any]:
     _refuse_misplaced(options, place)
     if "code" in options:
         options["code"] = _resolve_code(options["code"], folder, place.below("code"))
+    for name, side in _sides(options, there, output).items():
+        if name in options:
+            options[name] = _EXPANDED[name](
+                expand(options[name], place.below(name), side), place.below(name)
+            )
     return options
+
+
+def _sides(options: Mapping[str, Any], there: Side | None, output: str) -> dict[str, Side]:
+    """Return where each path is used; one that nobody uses stays as it was written."""
+    backend = options.get("backend")
+    if there is not None:
+        is_written_here = "products" in options.get("fetch", ()) or uri_scheme(output)
+        collecting = HERE if is_written_here else there
+        return {"python": there, "remote_root": there, "collect_to": collecting}
+    if backend == "slurm":
+        return {"python": HERE, "remote_root": HERE}
+    return {} if backend == "kubernetes" else {"python": HERE}
 
 
 def _refuse_misplaced(options: Mapping[str, Any], place: Place) -> None:
@@ -148,9 +171,17 @@ def _read_setup(value: Any, place: Place) -> tuple[str, ...]:
     return lines
 
 
-def _read_remote_root(value: Any, place: Place) -> str:
+def _read_path(value: Any, place: Place) -> str:
+    return read_text(value, place, expected="a path")
+
+
+def _read_python(value: Any, place: Place) -> str:
+    return _read_line(value, place, "a Python interpreter")
+
+
+def _read_remote_root(value: Any, place: Place, beginning: str = "/") -> str:
     expected = "the absolute path of a folder on the cluster"
-    return read_text(_read_line(value, place, expected), place, r"/.*", expected)
+    return read_text(_read_line(value, place, expected), place, f"{beginning}.*", expected)
 
 
 def _read_policies(value: Any, place: Place) -> dict[str, Any]:
@@ -189,10 +220,10 @@ _READERS: dict[str, Callable[[Any, Place], Any]] = {
     "n_workers": _read_positive,
     "array_parallelism": _read_positive,
     "cpus-per-task": _read_positive,
-    "python": lambda value, place: _read_line(value, place, "a Python interpreter"),
+    "python": _read_python,
     "code": read_texts,
     "setup": _read_setup,
-    "remote_root": _read_remote_root,
+    "remote_root": lambda value, place: _read_remote_root(value, place, "[/~$]"),
     "stop_before_end": read_whole,
     "policies": _read_policies,
     "queue_deadline": read_seconds,
@@ -201,8 +232,15 @@ _READERS: dict[str, Callable[[Any, Place], Any]] = {
         value, place, _JOB_NAME, "1 to 40 letters, digits, '.', '_' and '-'"
     ),
     "fetch": read_texts,
-    "collect_to": lambda value, place: read_text(value, place, expected="a path"),
+    "collect_to": _read_path,
     "kubernetes": read_kubernetes,
+}
+
+#: What judges a path once variables and home folders are put in.
+_EXPANDED: dict[str, Callable[[Any, Place], str]] = {
+    "python": _read_python,
+    "remote_root": _read_remote_root,
+    "collect_to": _read_path,
 }
 
 
@@ -210,7 +248,7 @@ def _resolve_code(paths: tuple[str, ...], folder: Path, place: Place) -> tuple[s
     """Return absolute paths of code that exists."""
     resolved = []
     for text in paths:
-        path = os.path.abspath(folder / Path(text).expanduser())  # noqa: PTH100 (keeps links)
+        path = os.path.abspath(folder / expand(text, place))  # noqa: PTH100 (keeps links)
         if not Path(path).exists():
             raise UsageError(f"{place}: there is no {path}")
         resolved.append(path)

@@ -19,6 +19,7 @@ from typing import Any
 from airflow_ensemble.engine.command import RUN_FIELDS
 from airflow_ensemble.engine.ensemble.execution import read_execution
 from airflow_ensemble.engine.ensemble.index_spec import locate_index, read_index_spec
+from airflow_ensemble.engine.ensemble.paths import HERE, Side, expand
 from airflow_ensemble.engine.ensemble.schema import (
     Place,
     check_known,
@@ -143,17 +144,21 @@ class Ensemble:
         return locate_index(self.index, self.path.parent, self.control, place, resolve_connection)
 
 
-def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Ensemble:
+def load(
+    path: str | Path, overrides: Mapping[str, Any] | None = None, there: Side | None = None
+) -> Ensemble:
     """Read an ensemble file.
 
     :param path: of the file.
     :param overrides: laid over the file's values: nested, or with dotted keys such as
         ``execution.n_workers``; relative paths in them are relative to the file's folder, too.
+    :param there: the cluster on which simulations run, where that is not this machine: its own
+        variables and home folders are what its paths name.
     :raises UsageError: naming file and key, and what to do.
     """
     path = Path(os.path.abspath(path))  # noqa: PTH100 (keeps symbolic links)
     values = parse_yaml(_read(path), str(path))
-    return build(path, merge(values, overrides or {}, str(path)))
+    return build(path, merge(values, overrides or {}, str(path)), there)
 
 
 def merge(
@@ -182,10 +187,11 @@ def merge(
     return merged
 
 
-def build(path: Path, values: Mapping[str, Any]) -> Ensemble:
+def build(path: Path, values: Mapping[str, Any], there: Side | None = None) -> Ensemble:
     """Judge every value of an ensemble file and resolve its paths.
 
     :param path: absolute path of the file.
+    :param there: see :func:`load`.
     :raises UsageError: naming file and key.
     """
     top = Place(str(path), "")
@@ -194,7 +200,7 @@ def build(path: Path, values: Mapping[str, Any]) -> Ensemble:
     for key in ("name", "simulations", "products", "output"):
         if key not in given:
             raise UsageError(f"{path}: the key {key!r} is missing")
-    output = _read_output(given["output"], path.parent, top.below("output"))
+    output = _read_output(given["output"], path.parent, top.below("output"), there)
     options: dict[str, Any] = {
         key: read(given[key], top.below(key)) for key, read in _OPTIONS.items() if key in given
     }
@@ -209,7 +215,9 @@ def build(path: Path, values: Mapping[str, Any]) -> Ensemble:
         control=_read_control(given.get("control"), output, path.parent, top.below("control")),
         limits=_read_limits(given, top),
         control_is_default="control" not in given,
-        execution=read_execution(given.get("execution", {}), path.parent, top.below("execution")),
+        execution=read_execution(
+            given.get("execution", {}), path.parent, top.below("execution"), there, output
+        ),
         **options,
     )
 
@@ -265,13 +273,15 @@ def _read_source(value: Any, folder: Path, place: Place) -> Path | tuple[Mapping
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     text = read_text(value, place, expected="the path of a table, or a list of mappings")
-    return _local(text, folder, place)
+    return _local(expand(text, place), folder, place)
 
 
-def _read_output(value: Any, folder: Path, place: Place) -> str:
+def _read_output(value: Any, folder: Path, place: Place, there: Side | None) -> str:
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
-    text = read_text(value, place, expected="a path or a URI")
+    written = read_text(value, place, expected="a path or a URI")
+    is_path = uri_scheme(written) in ("", "file")
+    text = expand(written, place, there if there and is_path else HERE)
     if uri_scheme(text) in ("", "file"):
         return str(_local(text, folder, place))
     return text.rstrip("/")
@@ -281,7 +291,8 @@ def _read_control(value: Any, output: str, folder: Path, place: Place) -> Path:
     if value is not None:
         if isinstance(value, os.PathLike):
             value = os.fspath(value)
-        return _local(read_text(value, place, expected="a path"), folder, place)
+        text = expand(read_text(value, place, expected="a path"), place)
+        return _local(text, folder, place)
     if uri_scheme(output):
         raise UsageError(
             f"{place} is missing: the output {output} is in an object store, so name a local "
@@ -302,10 +313,6 @@ def _local(text: str, folder: Path, place: Place) -> Path:
     if uri_scheme(text) not in ("", "file"):
         refuse(place, "a local path", text)
     try:
-        return local_path(text) if uri_scheme(text) else local_path(_join(folder, text))
+        return local_path(text) if uri_scheme(text) else local_path(str(folder / text))
     except UsageError as error:
         raise UsageError(f"{place}: {error}") from error
-
-
-def _join(folder: Path, text: str) -> str:
-    return str(folder / Path(text).expanduser())

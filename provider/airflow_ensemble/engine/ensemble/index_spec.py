@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from airflow_ensemble.engine.ensemble.paths import expand
 from airflow_ensemble.engine.ensemble.schema import Place, read_text, refuse
 from airflow_ensemble.engine.errors import UsageError
 from airflow_ensemble.engine.storage import uri_scheme
@@ -28,6 +29,8 @@ _PASSWORD = re.compile(r"\bpassword\s*=", re.IGNORECASE)
 
 def read_index_spec(value: Any, place: Place) -> str:
     """Return what the file says of the index, if it is of a known form and holds no secret.
+
+    In a path, variables and ``~`` are put in.
 
     :raises UsageError: when it is not; a DSN is not repeated in the message.
     """
@@ -46,7 +49,13 @@ def read_index_spec(value: Any, place: Place) -> str:
         pattern = _VARIABLE if reference.group(1) == "env" else _CONNECTION
         if not pattern.fullmatch(reference.group(2)):
             refuse(place, FORMS, text)
-    return text
+        return text
+    return expand(text, place)
+
+
+def is_reference(spec: str) -> bool:
+    """Return whether a spec names a variable or a connection that is looked up when needed."""
+    return _REFERENCE.fullmatch(spec) is not None
 
 
 def locate_index(
@@ -77,7 +86,8 @@ def locate_index(
                 f"{place} names the environment variable {name}, which is not set: "
                 "export it with the DSN or the path of the index"
             )
-        return _absolute(found, folder, place)
+        # What a variable holds is no longer expanded, a home folder apart.
+        return _absolute(expand(found.replace("$", "$$"), place), folder, place)
     if resolve_connection is None:
         raise UsageError(
             f"{place} names the Airflow connection {name!r}, which only Airflow can look up; on "
@@ -92,7 +102,7 @@ def _absolute(text: str, folder: Path, place: Place) -> str:
         return "postgresql" + text[len(scheme) :]
     if scheme:
         raise UsageError(f"{place} leads to a '{scheme}://' database: use PostgreSQL or a path")
-    return os.path.abspath(folder / Path(text).expanduser())  # noqa: PTH100 (keeps symbolic links)
+    return os.path.abspath(folder / text)  # noqa: PTH100 (keeps symbolic links)
 
 
 def _has_password(text: str) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from airflow_ensemble.engine.ensemble.credentials import holds_secret, names_secret
+from airflow_ensemble.engine.ensemble.paths import CONTAINER, expand
 from airflow_ensemble.engine.ensemble.schema import (
     Place,
     check_known,
@@ -251,6 +252,7 @@ def _read_volumes(value: Any, place: Place) -> dict[str, dict[str, Any]]:
 
 def _read_mount(path: str, place: Place) -> str:
     expected = "a mapping from absolute paths in the container to claims"
+    path = expand(path, place, CONTAINER)
     read_text(path, place, r"/[^\s:]+", expected)
     if ".." in path.split("/"):
         refuse(place, expected, path)
