@@ -100,8 +100,12 @@ def test_changed_parameters_are_a_problem(tmp_path, cli):
     ended = cli("check", file)
 
     assert ended.code == 2
-    assert "simulation a" in ended.out
+    assert "simulation a has changed: column 'x' was 1 and is now 2; give" in ended.out
     assert "--replace" in ended.out
+    for command in (("run", file), ("run", file, "--dry-run"), ("register", file)):
+        refused = cli(*command)
+        assert refused.code == 2
+        assert "column 'x' was 1 and is now 2" in refused.err
 
 
 def test_what_the_model_prints_when_imported_confuses_nobody(tmp_path, cli):

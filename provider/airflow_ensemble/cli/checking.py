@@ -84,16 +84,15 @@ def _check_table(ensemble: Ensemble) -> Finding:
     plan = make_plan(ensemble.read_simulations(), index, key, skip_existing=True, replace=False)
     if index:
         index.close()
-    changed = tuple(
-        f"simulation {id}: its parameters differ from those it was registered with; give it a new "
-        "id, or run with --replace"
-        for id in plan.changed[:NAMED]
-    )
+    advice = "give it a new id, or run with --replace"
+    changed = [f"{change}; {advice}" for change in plan.changes]
+    if plan.changed > len(changed):
+        changed.append(f"and {plan.changed - len(changed):,} more simulations changed")
     return Finding(
         "simulations",
         f"{plan.total:,} in the table: {plan.new:,} new, {plan.complete:,} complete, "
         f"{plan.failed:,} failed",
-        changed,
+        tuple(changed),
     )
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Ids that a dry run lists unless asked for all.
 LISTED = 20
+#: Changed simulations of which it says what has changed.
+NAMED = 10
 #: Rows of the table that are looked up in the index at once.
 LOOK_UP = 500
 
@@ -35,7 +37,8 @@ class Plan:
     :param elsewhere: owned by another run.
     :param again: complete or failed ones that ``--no-skip`` or ``--replace`` runs again.
     :param to_run: ids that would be dispatched, in order.
-    :param changed: known ids whose parameters have changed.
+    :param changed: known simulations whose parameters have changed.
+    :param changes: what has changed in the first of them.
     :param classes: how many of ``to_run`` are of each resource class.
     """
 
@@ -46,7 +49,8 @@ class Plan:
     elsewhere: int = 0
     again: int = 0
     to_run: list[str] = field(default_factory=list)
-    changed: list[str] = field(default_factory=list)
+    changed: int = 0
+    changes: list[str] = field(default_factory=list)
     classes: Counter[str] = field(default_factory=Counter)
 
 
@@ -71,9 +75,9 @@ def plan_run(ensemble: Ensemble, args: Namespace) -> Plan:
         if index:
             index.close()
     if plan.changed and not args.replace:
+        more = f" ({plan.changed - 1:,} more changed, too)" if plan.changed > 1 else ""
         raise UsageError(
-            f"the parameters of {', '.join(plan.changed[:5])} differ from those they were "
-            "registered with: give changed simulations new ids, or use --replace"
+            f"{plan.changes[0]}{more}; give changed simulations new ids, or use --replace"
         )
     return plan
 
@@ -121,7 +125,7 @@ def _place(
         return
     changed = known.simulation.digest != simulation.digest
     if changed:
-        plan.changed.append(simulation.id)
+        _note_change(plan, known.simulation, simulation)
     if known.status in OWNED:
         plan.elsewhere += 1
     elif known.status not in TERMINAL:
@@ -133,6 +137,15 @@ def _place(
         plan.complete += 1
     else:
         plan.failed += 1
+
+
+def _note_change(plan: Plan, known: Simulation, given: Simulation) -> None:
+    from airflow_ensemble.engine.parameters import describe_change
+
+    plan.changed += 1
+    if len(plan.changes) < NAMED:
+        change = describe_change(known.params, given.params)
+        plan.changes.append(f"simulation {given.id} has changed: {change}")
 
 
 def _run(plan: Plan, simulation: Simulation) -> None:

@@ -16,6 +16,12 @@ from typing import Any, NamedTuple
 #: What a name begins with that is no parameter.
 MARK = "$"
 WRITTEN = "$written"
+#: Stands where the parameter ``seed`` is the seed of the simulation. Versions that made nothing of
+#: such a column did not write it, so that what they made is never taken for the same.
+SEED = "$seed"
+
+#: Characters of one value that a sentence repeats.
+_SHOWN = 60
 
 
 class Parameters(NamedTuple):
@@ -46,3 +52,54 @@ def as_argument(value: Any) -> str:
     if isinstance(value, (bool, list, dict)):
         return json.dumps(value, separators=(",", ":"))
     return str(value)
+
+
+def describe_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Say in which column two records of one simulation differ, with both values as written.
+
+    :param old: what is known.
+    :param new: what is given now.
+    :return: of several columns the first, and how many there are more.
+    """
+    before, after = _as_written(old), _as_written(new)
+    changed = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
+    words = [_describe_column(name, old, new) for name in changed]
+    if _seed(old) != _seed(new):
+        words = [_describe_seed(old, new), *(word for word in words if "'seed'" not in word)]
+    if not words:
+        return "it has other parameters"
+    more = len(words) - 1
+    return words[0] + (f", and {more} more column{'s' if more > 1 else ''}" if more else "")
+
+
+def _as_written(record: Mapping[str, Any]) -> dict[str, str]:
+    values, written = take_apart(record)
+    texts = {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}
+    return {**texts, **written}
+
+
+def _seed(record: Mapping[str, Any]) -> Any:
+    return record.get("seed") if SEED in record else None
+
+
+def _describe_column(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    was, now = (_shorten(_as_written(record).get(name, "")) for record in (old, new))
+    if name not in old:
+        return f"column {name!r} is new ({now})"
+    if name not in new:
+        return f"column {name!r} ({was}) is gone"
+    if old[name] == new[name] and type(old[name]) is type(new[name]):
+        return f"column {name!r} was written {was} and is now written {now}"
+    return f"column {name!r} was {was} and is now {now}"
+
+
+def _describe_seed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    was, now = (
+        f"{verb} {'derived from its id' if seed is None else seed}"
+        for verb, seed in (("was", _seed(old)), ("is now", _seed(new)))
+    )
+    return f"its seed {was} and {now} (column 'seed'), so that its result is of another seed"
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from airflow_ensemble.engine.errors import UsageError
 from airflow_ensemble.engine.index import rows
 from airflow_ensemble.engine.index.database import Database, Session
 from airflow_ensemble.engine.index.interface import EnsembleKey, Registration, batch_id
+from airflow_ensemble.engine.parameters import describe_change
 from airflow_ensemble.engine.simulation import OWNED, Simulation, Status
 
 #: New rows from which on the database's planner is told of them at once.
@@ -92,7 +94,7 @@ def _generation(session: Session, request: Request, current: int, has_older_rows
         else None
     )
     if changed:
-        _refuse_change(request, *changed[:4])
+        _refuse_change(session, request, *changed[:4])
     must_open = not request.skip_existing and not opened and has_older_rows
     if must_open or (changed and changed[4] >= generation):
         generation = current + 1
@@ -108,17 +110,24 @@ def _generation(session: Session, request: Request, current: int, has_older_rows
     return int(generation)
 
 
-def _refuse_change(request: Request, id: str, old: str, new: str, status: str) -> None:
-    what = f"simulation {id!r} is known with other parameters (digest {old}, now {new})"
+def _refuse_change(
+    session: Session, request: Request, id: str, old: str, new: str, status: str
+) -> None:
+    is_owned = Status(status) in OWNED
+    if request.replace and not is_owned:
+        return
+    (number,) = session.row("register_count_changed", ensemble=request.ensemble.number) or (1,)
+    others = f" ({number - 1:,} more changed, too)" if number > 1 else ""
+    change = describe_change(json.loads(old), json.loads(new))
+    what = f"simulation {id!r} is known with other parameters: {change}{others}"
     if not request.replace:
         raise UsageError(
-            f"{what}: give it another id, or use --replace to compute it anew; nothing was changed"
+            f"{what}; give it another id, or use --replace to compute it anew; nothing was changed"
         )
-    if Status(status) in OWNED:
-        raise UsageError(
-            f"{what} and is {status} at this moment: wait for it or cancel it before --replace; "
-            "nothing was changed"
-        )
+    raise UsageError(
+        f"{what}, and it is {status} at this moment: wait for it or cancel it before --replace; "
+        "nothing was changed"
+    )
 
 
 def _refuse_duplicate(session: Session) -> None:

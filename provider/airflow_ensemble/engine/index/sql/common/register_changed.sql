@@ -1,4 +1,4 @@
-SELECT s.id, s.digest, t.digest, s.status, s.generation
+SELECT s.id, s.params, t.params, s.status, s.generation
 FROM stage AS t JOIN simulations AS s ON s.ensemble = :ensemble AND s.id = t.id
 WHERE s.digest <> t.digest
 ORDER BY s.status IN ('dispatched', 'running') DESC, s.generation DESC, t.n
