@@ -71,13 +71,13 @@ def test_openers_at_once_migrate_it_once(old_location: str) -> None:
     assert at_once(old_location, 8, look) == [(6, 0)] * 8
 
 
-def test_version_1_refuses_what_version_2_has_migrated(
+def test_version_1_refuses_what_a_later_version_has_migrated(
     old_location: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     open_index(old_location).close()
     real = Statements.migrations
     monkeypatch.setattr(Statements, "migrations", lambda self: {1: real(self)[1]})
-    with pytest.raises(IndexMismatch, match=r"schema version 2.*knows up to 1: upgrade"):
+    with pytest.raises(IndexMismatch, match=r"schema version 3.*knows up to 1: upgrade"):
         open_index(old_location)
 
 

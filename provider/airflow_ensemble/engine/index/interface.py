@@ -242,6 +242,28 @@ class AttemptInfo:
 
 
 @dataclass(frozen=True)
+class Entry:
+    """The little of a simulation by which a table is compared with the index.
+
+    :param position: the order of first registration.
+    :param digest: of its parameters.
+    :param n_empty: its complete-empty products.
+    :param result_generation: the generation of its newest complete result; None without one.
+    :param registered_by: the batch that registered it last.
+    """
+
+    position: int
+    id: str
+    digest: str
+    status: Status
+    reason: Reason | None
+    n_empty: int
+    result_generation: int | None
+    attempt: int
+    registered_by: str
+
+
+@dataclass(frozen=True)
 class Result:
     """A simulation's newest complete products, as ``collect`` reads them."""
 
@@ -636,6 +658,24 @@ class OutputIndex(ABC):
         """
 
     @abstractmethod
+    def forget(self, ensemble: EnsembleKey, entries: Sequence[Entry]) -> int:
+        """Remove simulations, as :meth:`entries` has shown them, with all that came of them.
+
+        What is dispatched or running, or was registered or tried again since, stays. Batches keep
+        the simulations that are left. An id that comes back is new, and its attempts go on from
+        where they were, so that no outcome of before can count.
+
+        :return: how many were removed.
+        """
+
+    @abstractmethod
+    def note_forgotten(self, ensemble: EnsembleKey, attempts: Mapping[str, int]) -> None:
+        """Note what was forgotten in an index that is lost: :meth:`restore` then passes it over.
+
+        :param attempts: how many attempts each had, by id.
+        """
+
+    @abstractmethod
     def counts(self, ensemble: EnsembleKey, scope: Scope = Scope()) -> Counts:
         """Count simulations by status."""
 
@@ -648,6 +688,14 @@ class OutputIndex(ABC):
         self, ensemble: EnsembleKey, scope: Scope = Scope(), limit: int | None = None
     ) -> Iterator[SimulationInfo]:
         """Yield simulations in table order."""
+
+    @abstractmethod
+    def entries(self, ensemble: EnsembleKey, scope: Scope = Scope()) -> Iterator[Entry]:
+        """Yield the little by which a table is compared with the index, by position."""
+
+    @abstractmethod
+    def extent(self, ensemble: EnsembleKey) -> int:
+        """Return the position after the last one that a registration has given so far."""
 
     @abstractmethod
     def attempts(self, ensemble: EnsembleKey, id: str) -> list[AttemptInfo]:

@@ -19,6 +19,7 @@ from airflow_ensemble.engine.index.interface import (
     Counts,
     ElementInfo,
     EnsembleKey,
+    Entry,
     JobInfo,
     OutputIndex,
     Registration,
@@ -391,6 +392,34 @@ class DatabaseIndex(OutputIndex):
         """Give the chunk its failed simulations back as dispatched, counters at zero."""
         return self._database.transact(lambda session: ownership.reopen_chunk(session, chunk))
 
+    def forget(self, ensemble: EnsembleKey, entries: Sequence[Entry]) -> int:
+        """Remove simulations with all that came of them."""
+        number = ensemble.number
+        seen = {(one.id, one.attempt, one.registered_by) for one in entries}
+        ids = json.dumps([one.id for one in entries])
+        # Also by a try whose commit went through, and only its answer was lost.
+        removed: set[str] = set()
+
+        def work(session: Session) -> int:
+            free = session.rows("forget_choose", ensemble=number, ids=ids)
+            going = [row for row in free if tuple(row) in seen]
+            gone = json.dumps([id for id, _, _ in going])
+            attempts = json.dumps([(id, attempt) for id, attempt, _ in going])
+            session.run("forget_note", ensemble=number, attempts=attempts)
+            session.run("forget_attempts", ensemble=number, ids=gone)
+            session.run("forget_rows", ensemble=number, ids=gone)
+            removed.update(id for id, _, _ in going)
+            return len(removed)
+
+        return self._database.transact(work)
+
+    def note_forgotten(self, ensemble: EnsembleKey, attempts: Mapping[str, int]) -> None:
+        """Note what was forgotten in an index that is lost."""
+        given = json.dumps(sorted(attempts.items()))
+        self._database.transact(
+            lambda session: session.run("forget_note", ensemble=ensemble.number, attempts=given)
+        )
+
     def counts(self, ensemble: EnsembleKey, scope: Scope = _ALL) -> Counts:
         """Count simulations by status."""
         names, parameters = _conditions(scope)
@@ -411,6 +440,17 @@ class DatabaseIndex(OutputIndex):
     ) -> Iterator[SimulationInfo]:
         """Yield simulations in table order."""
         return map(rows.simulation_info, self._pages("page", ensemble, scope, limit))
+
+    def entries(self, ensemble: EnsembleKey, scope: Scope = _ALL) -> Iterator[Entry]:
+        """Yield the little by which a table is compared with the index, by position."""
+        return map(rows.entry, self._pages("entries", ensemble, scope, None))
+
+    def extent(self, ensemble: EnsembleKey) -> int:
+        """Return the position after the last one that a registration has given so far."""
+        row = self._database.read(
+            lambda session: session.row("ensemble_extent", ensemble=ensemble.number)
+        )
+        return int(row[0]) if row else 0
 
     def attempts(self, ensemble: EnsembleKey, id: str) -> list[AttemptInfo]:
         """Return the unsuccessful attempts of one simulation, oldest first."""

@@ -62,6 +62,7 @@ def _restore(session: Session, ensemble: EnsembleKey, staged: int) -> int:
     generation, base = locked
     (newest,) = session.row("restore_newest") or (1,)
     (before,) = session.row("restore_count", ensemble=number) or (0,)
+    session.run("restore_forgotten", ensemble=number)
     session.run("restore_distinct")
     session.run("restore_insert", ensemble=number, base=base)
     for step in ("forget", "generation", "known", "charge", "note", "results"):

@@ -15,6 +15,7 @@ from airflow_ensemble.engine.index.interface import (
     ChunkInfo,
     Counts,
     ElementInfo,
+    Entry,
     JobInfo,
     Result,
     SimulationInfo,
@@ -170,6 +171,12 @@ def simulation_info(row: Row) -> SimulationInfo:
         result_generation=result_generation,
         products=products(stored_products),
     )
+
+
+def entry(row: Row) -> Entry:
+    """Read a row of ``entries``."""
+    position, id, digest, status, reason, *rest = row
+    return Entry(position, id, digest, Status(status), Reason(reason) if reason else None, *rest)
 
 
 def result(row: Row) -> Result:

@@ -1,0 +1,1 @@
+SELECT next_position FROM ensembles WHERE number = :ensemble

@@ -1,0 +1,1 @@
+DELETE FROM simulations WHERE ensemble = :ensemble AND id IN (@given_ids)
