@@ -36,6 +36,7 @@ SCHEMA = {
     "earlier_settings": list,
     "slurm": (dict, type(None)),
     "kubernetes": (dict, type(None)),
+    "table": (dict, type(None)),
 }
 
 

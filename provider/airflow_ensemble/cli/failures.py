@@ -45,7 +45,7 @@ def read_failures(
 ) -> list[FailureGroup]:
     """Return the failures that ``counts`` holds, most frequent reason first.
 
-    :param scope: the scope of the counts.
+    :param scope: the scope of the counts; where it has ids, those are named in their order.
     """
     if not counts.failed:
         return []
@@ -54,7 +54,11 @@ def read_failures(
     from airflow_ensemble.engine.simulation import Status
 
     failed = replace(scope, statuses=(Status.FAILED,))
-    return group(counts, index.simulations(key, failed, limit=LOOKED_AT))
+    found = list(index.simulations(key, failed, limit=LOOKED_AT))
+    if scope.ids is not None:
+        order = {id: number for number, id in enumerate(scope.ids)}
+        found.sort(key=lambda info: order[info.simulation.id])
+    return group(counts, found)
 
 
 def group(counts: Counts, failed: Iterable[SimulationInfo]) -> list[FailureGroup]:

@@ -519,19 +519,21 @@ def _write_cancel_file(control: Control, chunk: ChunkInfo, ids: Sequence[str]) -
         file.write("".join(f"{id}\n" for id in ids))
 
 
-def verdict(counts: Counts, max_failed: int | str = 0) -> Verdict:
-    """Judge a batch by its counts.
+def verdict(counts: Counts, max_failed: int | str = 0, absent: int = 0) -> Verdict:
+    """Judge a batch, or a table, by its counts.
 
     :param counts: its simulations by status.
     :param max_failed: how many may fail: a number, or a percentage of all such as ``"5%"``.
+    :param absent: further simulations of the table, which the index does not know as they are.
     """
+    unfinished, total = counts.unfinished + absent, counts.total + absent
     summary = (
         f"{counts.complete} complete ({counts.empty} empty), {counts.failed} failed, "
-        f"{counts.unfinished} unfinished of {counts.total}"
+        f"{unfinished} unfinished of {total}"
     )
-    if counts.unfinished:
+    if unfinished:
         return Verdict(False, f"{summary}: not everything has run")
-    allowed = allowed_failures(counts.total, max_failed)
+    allowed = allowed_failures(total, max_failed)
     if counts.failed > allowed:
         return Verdict(False, f"{summary}: at most {allowed} may fail (max_failed: {max_failed})")
     return Verdict(True, summary)

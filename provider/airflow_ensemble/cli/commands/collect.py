@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from airflow_ensemble.cli.command import Command, add_file_argument
 from airflow_ensemble.cli.console import Console
 from airflow_ensemble.cli.failures import read_failures, render_failures
 from airflow_ensemble.cli.opening import file_option, opened
+from airflow_ensemble.cli.standing import describe_standing
 from airflow_ensemble.cli.text import format_bytes, render_table
 from airflow_ensemble.engine.errors import UsageError
 
 if TYPE_CHECKING:
     from airflow_ensemble.engine.collect import ProductSummary
     from airflow_ensemble.engine.control import Control
+    from airflow_ensemble.engine.index.interface import Counts, Result, Scope
+    from airflow_ensemble.engine.standing import Standing
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
@@ -26,31 +31,71 @@ def _add_arguments(parser: ArgumentParser) -> None:
         help="of the dataset (default: by the ending of PATH)",
     )
     parser.add_argument("--product", metavar="NAME", help="only this product")
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="all simulations that the index knows with these settings, whatever the table has now",
+    )
     add_file_argument(parser)
 
 
 def _run(args: Namespace, console: Console) -> int:
     from airflow_ensemble.engine.batch import verdict
     from airflow_ensemble.engine.collect import summarize
-    from airflow_ensemble.engine.index.interface import Scope
 
     _check_target(args)
     with opened(args) as control:
-        index, key = control.index, control.key
-        counts = index.counts(key)
-        summaries = {one.product: one for one in summarize(index.results(key), counts.failed)}
-        failures = render_failures(read_failures(index, key, counts, Scope()), file_option(args))
-        chosen = _chosen_products(control, args.product)
-        console.say(
-            render([summaries.get(name) or _nothing(name) for name in chosen], counts.total)
+        meant = _meant(control, args.all)
+        counts = meant.counts
+        summaries = {one.product: one for one in summarize(meant.results(), counts.failed)}
+        failures = render_failures(
+            read_failures(control.index, control.key, counts, meant.scope), file_option(args)
         )
+        chosen = _chosen_products(control, args.product)
+        total = counts.total + meant.absent
+        console.say(render([summaries.get(name) or _nothing(name) for name in chosen], total))
         if args.to:
-            console.say(f"\nwrote {_write(control, chosen, args)}")
-    judged = verdict(counts, control.ensemble.max_failed)
+            console.say(f"\nwrote {_write(control, meant.results(), chosen, args)}")
+    judged = verdict(counts, control.ensemble.max_failed, meant.absent)
     console.say(f"\n{console.style(judged.message, 'good' if judged.ok else 'bad')}")
+    for fact in describe_standing(meant.standing, file_option(args)):
+        console.say(fact)
     if failures:
         console.say(f"\n{failures}")
     return 0 if judged.ok else 1
+
+
+@dataclass(frozen=True)
+class _Meant:
+    """The simulations that are collected: those of the table, or all that the index knows.
+
+    :param counts: by status.
+    :param scope: the failed ones that are named.
+    :param results: yields their results, in order, each time that it is called.
+    :param standing: of the table; None where all are meant.
+    """
+
+    counts: Counts
+    scope: Scope
+    results: Callable[[], Iterator[Result]]
+    standing: Standing | None
+
+    @property
+    def absent(self) -> int:
+        """Return how many rows of the table have not run as they are."""
+        return self.standing.absent if self.standing else 0
+
+
+def _meant(control: Control, all_known: bool) -> _Meant:
+    from airflow_ensemble.engine.index.interface import Scope
+    from airflow_ensemble.engine.standing import table_results, take_standing
+
+    index, key = control.index, control.key
+    if all_known:
+        return _Meant(index.counts(key), Scope(), partial(index.results, key), None)
+    standing = take_standing(index, key, control.ensemble.read_simulations())
+    failed = Scope(ids=standing.failed_ids)
+    return _Meant(standing.counts, failed, partial(table_results, control), standing)
 
 
 def render(summaries: Sequence[ProductSummary], total: int) -> str:
@@ -93,17 +138,18 @@ def _nothing(product: str) -> ProductSummary:
     return ProductSummary(product, complete=0, empty=0, failed=0, bytes=0)
 
 
-def _write(control: Control, products: Sequence[str], args: Namespace) -> str:
+def _write(
+    control: Control, results: Iterable[Result], products: Sequence[str], args: Namespace
+) -> str:
     from airflow_ensemble.engine.collect import open_collection, write_collection
 
-    results = control.index.results(control.key)
     dataset = open_collection(results, control.root, products)
     return write_collection(dataset, args.to, args.format)
 
 
 COMMAND = Command(
     name="collect",
-    summary="Sum up the products, judge the ensemble, and write all products as one dataset.",
+    summary="Sum up the products of the table's simulations, judge them, and write one dataset.",
     example="ensemble collect\nensemble collect --to all.zarr --product footprint",
     add_arguments=_add_arguments,
     run=_run,

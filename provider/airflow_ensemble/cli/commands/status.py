@@ -32,6 +32,7 @@ from airflow_ensemble.cli.slurm.jobs import (
 )
 from airflow_ensemble.cli.slurm.jobs import as_record as slurm_record
 from airflow_ensemble.cli.slurm.place import make_settlers
+from airflow_ensemble.cli.standing import describe_standing, standing_record
 from airflow_ensemble.cli.stopping import stop_on_signals
 from airflow_ensemble.cli.text import format_duration, format_rate, render_table
 from airflow_ensemble.engine.errors import Interrupted, UsageError
@@ -39,7 +40,8 @@ from airflow_ensemble.engine.pulling import add_index_options, open_named_index
 
 if TYPE_CHECKING:
     from airflow_ensemble.engine.control import Control
-    from airflow_ensemble.engine.index.interface import Counts, EnsembleKey, OutputIndex
+    from airflow_ensemble.engine.index.interface import Counts, EnsembleKey, OutputIndex, Scope
+    from airflow_ensemble.engine.standing import Standing
 
 #: Version of the JSON that ``--json`` and ``--write`` give.
 FORMAT = 1
@@ -57,7 +59,7 @@ class Report:
     """What there is to say of an ensemble at one moment.
 
     :param key: the ensemble, with the settings of its file.
-    :param counts: its simulations by status.
+    :param counts: its simulations by status: those of the table, or all that the index knows.
     :param output: its output root.
     :param time: Unix time, seconds.
     :param rate: simulations that end per second; None if nothing runs.
@@ -65,6 +67,7 @@ class Report:
     :param earlier: the counts of each earlier settings hash, newest first.
     :param slurm: Slurm's view of the open array jobs; None when there are none.
     :param kubernetes: Kubernetes' view of the Jobs that it still knows; None when there are none.
+    :param standing: of the table; None where all that the index knows is meant.
     """
 
     key: EnsembleKey
@@ -76,6 +79,7 @@ class Report:
     earlier: Sequence[tuple[str, Counts]] = field(default_factory=tuple)
     slurm: SlurmView | None = None
     kubernetes: KubernetesView | None = None
+    standing: Standing | None = None
 
     @property
     def eta(self) -> float | None:
@@ -99,6 +103,11 @@ def _add_arguments(parser: ArgumentParser) -> None:
         "--refresh",
         action="store_true",
         help="first settle what dead runs left, and read new outcomes",
+    )
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="of all simulations that the index knows, whatever the table has now, as --index does",
     )
     add_index_options(parser)
     add_file_argument(parser)
@@ -128,6 +137,8 @@ class _Source:
     key: EnsembleKey
     output: str
     control: Control | None = None
+    has_table: bool = False
+    _last: Standing | None = None
 
     def look(self, refresh: bool, pace: Pace | None = None) -> Report:
         """Read one report.
@@ -135,11 +146,9 @@ class _Source:
         :param refresh: first settle and ingest.
         :param pace: measures the rate over several looks.
         """
-        from airflow_ensemble.engine.index.interface import Scope
-
         if refresh:
             self._refresh()
-        counts = self.index.counts(self.key)
+        counts, scope, standing = self._count()
         now = self.index.now()
         rate = measure_rate(self.index, self.key, now)
         if pace is not None:
@@ -151,7 +160,7 @@ class _Source:
             output=self.output,
             time=now,
             rate=rate,
-            failures=read_failures(self.index, self.key, counts, Scope()),
+            failures=read_failures(self.index, self.key, counts, scope),
             earlier=[
                 (other.settings_hash, self.index.counts(other))
                 for other in self.index.ensembles(self.key.name)
@@ -159,7 +168,26 @@ class _Source:
             ],
             slurm=read_slurm_view(self.index, self.key),
             kubernetes=read_view(self.control.ensemble) if self.control else None,
+            standing=standing,
         )
+
+    def _count(self) -> tuple[Counts, Scope, Standing | None]:
+        """Count what is meant; also return which failed ones are named, and how the table stands.
+
+        A long table takes a while to compare. While nothing was registered since, all that the
+        index knows is still what the table has, if it was so at the last look.
+        """
+        from airflow_ensemble.engine.index.interface import Scope
+        from airflow_ensemble.engine.standing import take_standing
+
+        if self.control is None or not self.has_table:
+            return self.index.counts(self.key), Scope(), None
+        last = self._last
+        if last and last.is_whole and self.index.extent(self.key) == last.extent:
+            return self.index.counts(self.key), Scope(), last
+        simulations = self.control.ensemble.read_simulations()
+        standing = self._last = take_standing(self.index, self.key, simulations)
+        return standing.counts, Scope(ids=standing.failed_ids), standing
 
     def write(self, report: Report) -> None:
         """Write the report beside the index, so that readers see the old or the new one whole."""
@@ -172,7 +200,8 @@ class _Source:
         from airflow_ensemble.engine.batch import verdict
 
         max_failed = self.control.ensemble.max_failed if self.control else 0
-        return 0 if verdict(report.counts, max_failed).ok else 1
+        absent = report.standing.absent if report.standing else 0
+        return 0 if verdict(report.counts, max_failed, absent).ok else 1
 
     def _refresh(self) -> None:
         from airflow_ensemble.engine.batch import reconcile
@@ -194,7 +223,8 @@ def _opened(args: Namespace) -> Iterator[_Source]:
             yield _Source(index, key, index.recipe(key).output)
         return
     with open_control(load_ensemble(args)) as control:
-        yield _Source(control.index, control.key, control.ensemble.output, control)
+        output, has_table = control.ensemble.output, not args.all
+        yield _Source(control.index, control.key, output, control, has_table)
 
 
 def measure_rate(index: OutputIndex, key: EnsembleKey, now: float) -> float | None:
@@ -258,6 +288,7 @@ def as_record(report: Report) -> dict[str, Any]:
         ],
         "slurm": slurm_record(report.slurm),
         "kubernetes": kubernetes_record(report.kubernetes),
+        "table": standing_record(report.standing),
     }
 
 
@@ -286,6 +317,8 @@ def render(report: Report, console: Console, file_option: str = "") -> str:
         parts[-1] += (
             "\nthe first line has the settings of the file; earlier ones keep their results"
         )
+    if facts := describe_standing(report.standing, file_option):
+        parts.append("\n".join(facts))
     if report.rate and report.counts.unfinished:
         eta = f", done in about {format_duration(report.eta)}" if report.eta else ""
         parts.append(f"{format_rate(report.rate)}{eta}")
@@ -316,7 +349,7 @@ def write_atomically(path: Path, record: dict[str, Any]) -> None:
 
 COMMAND = Command(
     name="status",
-    summary="Show how many simulations are pending, running, complete and failed, and why.",
+    summary="Show how many simulations of the table are pending, running, complete and failed.",
     example="ensemble status\nensemble status --json | jq .counts\nensemble status --watch",
     add_arguments=_add_arguments,
     run=_run,
