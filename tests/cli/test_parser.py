@@ -11,7 +11,7 @@ from airflow_ensemble.engine.errors import UsageError
 
 DESIGNED = {
     *("init", "check", "run", "register", "status", "show", "logs", "retry", "cancel"),
-    *("reconcile", "rebuild", "collect", "gc", "manifests"),
+    *("reconcile", "rebuild", "collect", "forget", "gc", "manifests"),
     *("push-worker", "pull-worker", "serve", "worker-bundle"),
 }
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_ensemble.cli.console import Console
 from airflow_ensemble.cli.opening import file_option
+from airflow_ensemble.cli.standing import describe_others
 from airflow_ensemble.cli.text import format_count
 
 if TYPE_CHECKING:
@@ -59,7 +60,11 @@ def register_batch(
     )
     for change in changes:
         console.note(f"changed: {change}")
-    for fact in describe_registration(registration, file_option(args)):
+    facts = describe_registration(registration, file_option(args))
+    others = control.index.counts(control.key).total - registration.total
+    if others > 0 and args.first is None:
+        facts.append(describe_others(others, file_option(args)))
+    for fact in facts:
         console.note(fact)
     return registration
 

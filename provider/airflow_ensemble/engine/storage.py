@@ -35,6 +35,7 @@ from airflow_ensemble.engine.errors import EnsembleError, UsageError
 from airflow_ensemble.engine.recipe import Settings
 
 OUTCOMES = ".ensemble/outcomes"
+FORGOTTEN = ".ensemble/forgotten"
 SETTINGS = ".ensemble/settings.json"
 SETTINGS_FORMAT = 1
 
@@ -120,6 +121,16 @@ def segment_name(hash8: str, writer: str, submission: int, token: str) -> str:
 def segments_prefix(hash8: str, writer: str | None = None) -> str:
     """Return what the names of all segments, or of one writer's, begin with."""
     return f"{OUTCOMES}/{hash8}/{writer}." if writer else f"{OUTCOMES}/{hash8}/"
+
+
+def forgotten_name(hash8: str, token: str) -> str:
+    """Return the name of a record of forgotten simulations below the output root."""
+    return f"{forgotten_prefix(hash8)}{token}.jsonl"
+
+
+def forgotten_prefix(hash8: str) -> str:
+    """Return what the names of all records of forgotten simulations begin with."""
+    return f"{FORGOTTEN}/{hash8}/"
 
 
 def segment_head(name: str) -> str:

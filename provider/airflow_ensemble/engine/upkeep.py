@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from airflow_ensemble.engine.control import Control
 from airflow_ensemble.engine.errors import UsageError
+from airflow_ensemble.engine.forgetting import read_forgotten
 from airflow_ensemble.engine.index.interface import Scope, SimulationInfo
 from airflow_ensemble.engine.ingest import read_finished
 from airflow_ensemble.engine.simulation import Status
@@ -38,11 +39,14 @@ def rebuild(control: Control) -> int:
     """Fill the index from the table of simulations and the outcome segments.
 
     Segments, not listings: ``complete-empty`` and failures survive, and so do simulations of
-    earlier tables. What the index knows already and is newer stays.
+    earlier tables. What the index knows already and is newer stays, and what a person had forgotten
+    stays forgotten.
 
     :return: how many simulations are terminal by it.
     """
     key = control.index.define(control.recipe)
+    for attempts in read_forgotten(control):
+        control.index.note_forgotten(key, attempts)
     control.index.register(key, control.ensemble.read_simulations(), batch_key=REBUILD_KEY)
     return control.index.restore(key, read_finished(control))
 

@@ -6,6 +6,7 @@ from airflow_ensemble.cli.command import Command
 from airflow_ensemble.cli.commands import (
     check,
     collect,
+    forget,
     gc,
     init,
     logs,
@@ -29,6 +30,7 @@ COMMANDS: tuple[Command, ...] = (
     repair.RETRY,
     repair.CANCEL,
     collect.COMMAND,
+    forget.COMMAND,
     repair.RECONCILE,
     repair.REBUILD,
     gc.COMMAND,
