@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import time
@@ -25,10 +26,12 @@ class LoginNode:
     """Runs ``ensemble`` as the cluster's account.
 
     :param cluster: whose account, and whose Slurm.
+    :param environment: variables of the account's shell over the usual ones.
     """
 
-    def __init__(self, cluster: SlurmCluster) -> None:
+    def __init__(self, cluster: SlurmCluster, environment: Mapping[str, str] | None = None) -> None:
         self.cluster = cluster
+        self.environment = dict(environment or {})
         self.shared = cluster.shared
         package = cluster.root / "login" / "airflow_ensemble"
         if package.exists():
@@ -69,6 +72,17 @@ class LoginNode:
             **options,
         )
 
+    def inside(self, launcher: str, *arguments: object, timeout: float = 120) -> str:
+        """Run a command inside an allocation, and return what Slurm's launcher printed.
+
+        :param launcher: such as ``salloc -n 3``: what stands before the command.
+        :param timeout: seconds that it may take.
+        """
+        words = [f"HOME={self.shared}", launcher, shlex.join([*self.program, *map(str, arguments)])]
+        done = self.cluster.run(" ".join(words), timeout=timeout)
+        assert done.returncode == 0, f"{launcher}: {done.stdout}{done.stderr}"
+        return done.stdout
+
     def write(self, name: str, rows: Sequence[Mapping[str, Any]], **keys: Any) -> Path:
         """Write an ensemble in the shared folder, as the account's own.
 
@@ -101,6 +115,7 @@ class LoginNode:
             "HOME": str(self.shared),
             **kept,
             **self.cluster.environment,
+            **self.environment,
         }
 
 

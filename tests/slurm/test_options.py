@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -10,8 +11,11 @@ from hypothesis import strategies as st
 
 from airflow_ensemble.engine.simulation import Resources
 from airflow_ensemble.slurm.options import (
+    Launch,
+    declined,
     format_time,
     job_options,
+    launch,
     lead_seconds,
     parse_memory,
     parse_resource_class,
@@ -79,6 +83,62 @@ def test_simulations_get_at_least_what_they_need(
 ) -> None:
     found = options(execution, resources)
     assert {"cpus-per-task": found["cpus-per-task"], **expected} == found
+
+
+def test_what_the_file_says_takes_away_a_default_that_excludes_it() -> None:
+    found = options({"mem-per-cpu": "1G", "partit": "mine"}, mem="4G", partition="theirs", qos="q")
+    assert found == {
+        "mem-per-cpu": "1G", "partition": "mine", "qos": "q", "cpus-per-task": "1",
+    }  # fmt: skip
+
+
+def test_what_the_file_refuses_is_named() -> None:
+    given_ones = {"exclusive": False, "requeue": True, "backend": "slurm"}
+    assert declined(given_ones, {"overcommit": False, "requeue": False}) == [
+        "overcommit", "exclusive",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("execution", "resources", "expected"),
+    [
+        ({}, Resources(), Launch(1, 1, 1)),
+        ({"cpus-per-task": 4}, Resources(), Launch(1, 1, 4)),
+        ({"cpus-per-task": 9}, Resources(tasks=2, cores_per_task=2), Launch(2, 2, 2)),
+        ({}, Resources(tasks=3, cores_per_task=2), Launch(3, 2, 1)),
+        ({"ntasks": 8}, Resources(), Launch(None, 1, 1)),
+        ({"ntasks-per-node": 8}, Resources(tasks=16), Launch(16, 1, 1)),
+        ({"nodes": 2}, Resources(), Launch(0, 1, 1)),
+        ({}, Resources(tasks=4, gpus_per_task=1), Launch(4, 1, 1, "1")),
+        (
+            {"gpus-per-task": "a100:2"},
+            Resources(tasks=2, gpus_per_task=1),
+            Launch(2, 1, 1, "a100:1"),
+        ),
+        ({"gres": "gpu:1"}, Resources(tasks=2, gpus_per_task=1), Launch(2, 1, 1)),
+    ],
+)
+def test_what_a_simulation_s_own_launcher_is_told(
+    execution: dict[str, Any], resources: Resources, expected: Launch
+) -> None:
+    found = launch(options(execution, resources), resources)
+    assert dataclasses.replace(found, unset=()) == expected
+
+
+@pytest.mark.parametrize(
+    ("execution", "unset"),
+    [
+        ({}, []),
+        ({"mem": "1G"}, ["SLURM_MEM_PER_CPU", "SLURM_MEM_PER_GPU"]),
+        ({"mem-per-cpu": "1G"}, ["SLURM_MEM_PER_NODE", "SLURM_MEM_PER_GPU"]),
+    ],
+)
+def test_memory_of_another_kind_is_not_left_to_a_launcher(
+    execution: dict[str, Any], unset: list[str]
+) -> None:
+    assert list(launch(options(execution), Resources()).unset) == [*unset, "SLURM_TRES_PER_TASK"]
+    found = launch(options({"tres-per-task": "cpu:1", **execution}), Resources())
+    assert list(found.unset) == unset
 
 
 @pytest.mark.parametrize(

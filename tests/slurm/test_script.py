@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from airflow_ensemble.engine.errors import UsageError
+from airflow_ensemble.slurm.options import Launch
 from airflow_ensemble.slurm.script import (
     Job,
     array_expression,
@@ -50,6 +51,15 @@ def test_every_option_has_its_line() -> None:
     assert lines[-1].startswith('exec "$python" "$bundle" push-worker ')
 
 
+def test_options_that_a_job_shall_not_have_are_comments_for_sbatch() -> None:
+    lines = render_array(dataclasses.replace(JOB, declined=["requeue", "overcommit"])).splitlines()
+    assert lines[lines.index('#SBATCH --constraint="a|b c"') + 1 :][:3] == [
+        "##SBATCH --requeue",
+        "##SBATCH --overcommit",
+        "",
+    ]
+
+
 def test_expressions_of_arrays() -> None:
     given = [(1, None), (1, 1), (2, None), (10, 3), (10, 10)]
     assert [array_expression(*one) for one in given] == ["0", "0", "0-1", "0-9%3", "0-9"]
@@ -72,7 +82,7 @@ def worker(folder: Path) -> Job:
     )
 
 
-def run(job: Job, text: str | None = None) -> subprocess.CompletedProcess[str]:
+def run(job: Job, text: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["bash"],
         input=text or render_array(job),
@@ -84,8 +94,39 @@ def run(job: Job, text: str | None = None) -> subprocess.CompletedProcess[str]:
             "SLURM_ARRAY_TASK_ID": "1",
             "SLURM_ARRAY_JOB_ID": "77",
             "SLURM_CPUS_PER_TASK": "3",
+            **variables,
         },
     )
+
+
+LAUNCHED = ("SLURM_NTASKS", "SRUN_CPUS_PER_TASK", "SLURM_CPUS_PER_TASK", "SLURM_EXACT",
+            "SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU", "SLURM_TASKS_PER_NODE",
+            "SLURM_GPUS_PER_TASK", "PMI_RANK")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("launch", "nodes", "expected"),
+    [
+        (Launch(1, 1, 4), "1", ["1", "1", "1", "1", "512", "-", "1", "-", "-"]),
+        (Launch(3, 2, 1), "1", ["3", "2", "2", "-", "2048", "-", "3", "-", "-"]),
+        (Launch(3, 2, 1), "2", ["3", "2", "2", "-", "2048", "-", "1", "-", "-"]),
+        (Launch(0, 1, 1), "2", ["2", "1", "1", "-", "2048", "-", "1", "-", "-"]),
+        (Launch(None, 1, 1, "a:1"), "1", ["9", "1", "1", "-", "2048", "-", "1", "a:1", "-"]),
+    ],
+)
+def test_a_worker_s_launchers_are_told_of_one_simulation(
+    tmp_path: Path, launch: Launch, nodes: str, expected: list[str]
+) -> None:
+    job = worker(tmp_path / "job")
+    body = f"import os, sys; print(sys.argv[-1], *[os.environ.get(n, '-') for n in {LAUNCHED}])"
+    Path(job.bundle).write_text(body)
+    launch = dataclasses.replace(launch, unset=("SLURM_MEM_PER_CPU",))
+    given = {
+        "SLURM_JOB_NUM_NODES": nodes, "SLURM_NTASKS": "9", "SLURM_MEM_PER_NODE": "2048",
+        "SLURM_MEM_PER_CPU": "100", "SLURM_TASKS_PER_NODE": "1", "PMI_RANK": "4",
+    }  # fmt: skip
+    done = run(dataclasses.replace(job, launch=launch), **given)
+    assert done.stdout.split() == ["3", *expected], done.stderr
 
 
 @pytest.mark.parametrize("name", ["plain", "with space", "with ' and \" and $HOME;%a`id`"])

@@ -19,7 +19,9 @@ from airflow_ensemble.engine.result_lines import render_results
 from airflow_ensemble.slurm.cluster import Cluster
 from airflow_ensemble.slurm.errors import SlurmRefused
 from airflow_ensemble.slurm.options import (
+    declined,
     job_options,
+    launch,
     lead_seconds,
     parse_resource_class,
     scaled,
@@ -445,6 +447,8 @@ def _job(
         setup=(*cluster.setup, *execution.get("setup", ())),
         python=interpreter(execution),
         bundle=f"{_bundle_folder(root)}/{NAME}",
+        launch=launch(options, resources),
+        declined=declined(execution, cluster.defaults),
     )
 
 

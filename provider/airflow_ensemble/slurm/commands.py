@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from airflow_ensemble.slurm.answers import FENCED
+from airflow_ensemble.slurm.environment import cleaning_text, named_by
 from airflow_ensemble.slurm.parsing import ACCOUNTING_FORMAT, QUEUE_FORMAT
 
 #: Begins the line that ends a section.
@@ -22,19 +23,12 @@ BATCH = 200
 #: Job names that one ``squeue`` gets; with more, all of the account's jobs are asked for.
 MAX_NAMES = 400
 _MARKING = f"""mark() {{ printf '\\n{MARK} %s %s\\n' "$1" "$2"; }}\n"""
-#: Variables of ``sbatch`` that would change what we rely on, whether ``job.sh`` names it or not.
-_OVERRIDING = (
-    "SBATCH_ARRAY_INX",
-    "SBATCH_JOB_NAME",
-    "SBATCH_OPEN_MODE",
-    "SBATCH_SIGNAL",
-    "SBATCH_WAIT",
-)
-#: What begins commands for Slurm: times as Unix time, whole array expressions, plain messages, and
-#: no filters that the account has set for itself.
+#: What begins commands for Slurm: times as Unix time, whole array expressions, plain messages, the
+#: cluster to which the account's jobs go, and no filters that the account has set for itself.
 PRELUDE = f"""\
 export SLURM_TIME_FORMAT=%s SLURM_BITSTR_LEN=0 LC_ALL=C
-unset $(env | sed -n 's/^\\(SQUEUE_[A-Z_]*\\)=.*/\\1/p;s/^\\(SACCT_[A-Z_]*\\)=.*/\\1/p') NOTHING
+[ -n "$SLURM_CLUSTERS" ] || [ -z "$SBATCH_CLUSTERS" ] || export SLURM_CLUSTERS="$SBATCH_CLUSTERS"
+unset NOTHING {named_by("(SQUEUE|SACCT|SCANCEL|SCONTROL)_[A-Z_]*")}
 {_MARKING}"""
 
 
@@ -149,8 +143,8 @@ done
 def submit_text(folder: str, attempt: int, limit: float) -> str:
     """Return the text that runs ``sbatch`` in a job's folder, unless the attempt's folder is there.
 
-    Variables that would override what ``job.sh`` says are taken away; the account's own defaults
-    for what it does not say (``SBATCH_ACCOUNT``) stay.
+    Variables that would override what ``job.sh`` says, and those of another job, are taken away;
+    the account's own defaults for what it does not say (``SBATCH_ACCOUNT``) stay.
     """
     place = f"attempt-{attempt:d}"
     # Nothing is exported here: jobs inherit the environment of sbatch.
@@ -161,8 +155,7 @@ printf '%s\\n' "$said"
 [ -d {place} ] && mark fenced 0 || mark unwritable 1
 exit 0
 fi
-unset {" ".join(_OVERRIDING)} $(sed -n 's/^#SBATCH --time=.*/SBATCH_TIMELIMIT/p
-s/^#SBATCH --\\([a-z-]*\\).*/SBATCH_\\1/p' job.sh | tr a-z- A-Z_)
+{cleaning_text("job.sh")}\
 timeout -k 10 {limit:.0f} sbatch --parsable job.sh >{place}/answer 2>&1 </dev/null
 printf '\\ncode=%s\\n' "$?" >>{place}/answer
 cat {place}/answer

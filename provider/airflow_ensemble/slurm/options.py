@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from airflow_ensemble.engine.simulation import Resources
+from airflow_ensemble.slurm.environment import OPTION_VARIABLES, full_name
 
 #: Keys of ``execution`` that are our own, or are rendered by themselves: none goes to ``sbatch``.
 OUR_KEYS = frozenset(
@@ -40,7 +42,7 @@ def job_options(
     What the ensemble file says wins over the cluster's defaults. What a simulation needs is the
     least that is asked for.
     """
-    given = {**defaults, **{k: v for k, v in execution.items() if k not in OUR_KEYS}}
+    given = _given(execution, defaults)
     options: dict[str, str | bool] = {
         name: value if value is True else str(value)
         for name, value in given.items()
@@ -59,6 +61,72 @@ def job_options(
     elif resources.walltime is not None:
         options["time"] = format_time(resources.walltime)
     return options
+
+
+def declined(execution: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
+    """Return the options that a job shall not have, whatever the account's variables say."""
+    return [name for name, value in _given(execution, defaults).items() if value is False]
+
+
+def _given(execution: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what file and cluster say, without a default that something in the file excludes."""
+    said = {full_name(name): item for name, item in execution.items() if name not in OUR_KEYS}
+    taken = {one for name in said for one in OPTION_VARIABLES.get(name, ())}
+    kept = {
+        name: item
+        for name, item in defaults.items()
+        if not taken & set(OPTION_VARIABLES.get(full_name(name), ()))
+    }
+    return {**kept, **said}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What ``srun`` and ``mpirun`` are to give one simulation of a job.
+
+    :param tasks: processes; 0 for one on each node, None leaves it to the job's own options.
+    :param cpus: CPUs of each process.
+    :param at_once: simulations that share the job.
+    :param gpus: GPUs of each process, as ``--gpus-per-task`` takes them; None for what the job has.
+    :param unset: variables of kinds that the job's options do not have.
+    """
+
+    tasks: int | None
+    cpus: int
+    at_once: int
+    gpus: str | None = None
+    unset: tuple[str, ...] = ()
+
+
+_MEMORY_KINDS = {
+    "mem": "SLURM_MEM_PER_NODE",
+    "mem-per-cpu": "SLURM_MEM_PER_CPU",
+    "mem-per-gpu": "SLURM_MEM_PER_GPU",
+}
+
+
+def launch(options: Options, resources: Resources) -> Launch:
+    """Return what a simulation's own launcher is to be told in a job of these options."""
+    is_divided = resources.tasks > 1
+    # Without their number, srun starts as many as have room in the job (22.05).
+    tasks: int | None = resources.tasks if is_divided or "nodes" not in options else 0
+    if not is_divided and any(name.startswith("ntasks") for name in options):
+        tasks = None
+    unset: tuple[str, ...] = ()
+    kinds = [name for name in _MEMORY_KINDS if name in options]
+    if kinds:
+        unset = tuple(one for name, one in _MEMORY_KINDS.items() if name not in kinds)
+    if "tres-per-task" not in options:
+        unset += ("SLURM_TRES_PER_TASK",)  # it repeats the CPUs of the job's own task
+    kind, colon, _ = str(options.get("gpus-per-task", "")).rpartition(":")
+    divides_gpus = is_divided and resources.gpus_per_task and "gpus-per-task" in options
+    return Launch(
+        tasks,
+        resources.cores_per_task,
+        max(1, _whole(options.get("cpus-per-task"), 1) // resources.cores),
+        f"{kind}{colon}{resources.gpus_per_task}" if divides_gpus else None,
+        unset,
+    )
 
 
 def scaled(options: Options, memory: float, time: float) -> dict[str, str | bool]:

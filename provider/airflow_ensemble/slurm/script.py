@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from airflow_ensemble.engine.errors import UsageError
-from airflow_ensemble.slurm.options import Options
+from airflow_ensemble.slurm.environment import launching_text
+from airflow_ensemble.slurm.options import Launch, Options
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.,:=/@%+^~-]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
@@ -29,6 +30,8 @@ class Job:
     :param setup: shell lines before the worker.
     :param python: the model's interpreter.
     :param bundle: path of the worker bundle on the cluster.
+    :param launch: what a simulation's own launcher is told; None for a job that runs none.
+    :param declined: options that the job shall not have, whatever the account's variables say.
     """
 
     name: str
@@ -41,6 +44,8 @@ class Job:
     setup: Sequence[str]
     python: str
     bundle: str
+    launch: Launch | None = None
+    declined: Sequence[str] = ()
 
 
 def render_array(job: Job) -> str:
@@ -51,9 +56,10 @@ def render_array(job: Job) -> str:
     run = (
         f'chunk=$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {_quote(job.folder)}/elements)\n'
         'exec "$python" "$bundle" push-worker '
-        f'{_quote(job.folder)}/"$chunk" --cpus "${{SLURM_CPUS_PER_TASK:-1}}"\n'
+        f'{_quote(job.folder)}/"$chunk" --cpus "$cpus"\n'
     )
-    return _render(job, run)
+    cpus = 'cpus="${SLURM_CPUS_PER_TASK:-1}"\n'
+    return _render(job, cpus + (_launching(job.launch) if job.launch else "") + run)
 
 
 def render_collection(job: Job, output: str, to: str, format: str | None) -> str:
@@ -108,7 +114,8 @@ def _directives(job: Job) -> str:
         **({"signal": f"B:USR1@{job.lead}"} if job.lead else {}),
         **job.options,
     }
-    return "".join(directive(name, value) for name, value in options.items())
+    not_wanted = "".join(f"##SBATCH --{name}\n" for name in job.declined)
+    return "".join(directive(name, value) for name, value in options.items()) + not_wanted
 
 
 def _preparation(job: Job) -> str:
@@ -116,6 +123,7 @@ def _preparation(job: Job) -> str:
     mark = '/started-"${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"'
     return (
         'give_up() { echo "error: $1" >&2; exit 2; }\n'
+        f"{launching_text()}"
         f": >{_quote(job.folder)}{mark}\n"
         + "".join(_setup_line(line) for line in job.setup)
         + f"python={_quote(job.python)}\n"
@@ -124,6 +132,43 @@ def _preparation(job: Job) -> str:
         f'{_FIRST_PYTHON})" </dev/null || give_up "$python on $(hostname) is no Python of at least '
         '3.9: name one as execution.python"\n'
     )
+
+
+def _launching(launch: Launch) -> str:
+    """Return what tells ``srun`` and ``mpirun`` of one simulation, where they read it of the job.
+
+    Of several that share a job, each launcher gets its part, and none waits for the others.
+    """
+    # srun has not taken SLURM_CPUS_PER_TASK over since 22.05; other programs read that.
+    given: dict[str, int | str] = {
+        "SLURM_CPUS_PER_TASK": launch.cpus,
+        "SRUN_CPUS_PER_TASK": launch.cpus,
+    }
+    if launch.gpus is not None:
+        given["SLURM_GPUS_PER_TASK"] = launch.gpus
+    lines = f"unset {' '.join(launch.unset)}\n" if launch.unset else ""
+    lines += _launching_tasks(launch.tasks)
+    if launch.at_once > 1:
+        given["SLURM_EXACT"] = 1
+        lines += (
+            '[ -z "$SLURM_MEM_PER_NODE" ] || '
+            f'export SLURM_MEM_PER_NODE="$((SLURM_MEM_PER_NODE / {launch.at_once}))"\n'
+        )
+    return lines + _export(**given)
+
+
+def _launching_tasks(tasks: int | None) -> str:
+    if tasks is None:
+        return ""
+    number = tasks or '"${SLURM_JOB_NUM_NODES:-1}"'
+    lines = _export(SLURM_NTASKS=number, SLURM_NPROCS=number)
+    if tasks > 1:  # Open MPI's places on a node
+        lines += f'[ "${{SLURM_JOB_NUM_NODES:-1}}" != 1 ] || {_export(SLURM_TASKS_PER_NODE=tasks)}'
+    return lines
+
+
+def _export(**variables: int | str) -> str:
+    return f"export {' '.join(f'{name}={value}' for name, value in variables.items())}\n"
 
 
 def _setup_line(line: str) -> str:
