@@ -41,7 +41,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 #: What tests run in the real Airflow without more ado.
 DAGS = (
     *("footprints", "cheap", "on_slurm", "in_a_hurry"),
-    *("on_kubernetes", "pods_in_a_hurry", "no_second_pod"),
+    *("on_kubernetes", "pods_in_a_hurry", "no_second_pod", "as_written"),
 )
 
 

@@ -19,6 +19,11 @@ from airflow_ensemble.engine.storage import OutputRoot
 from airflow_ensemble.slurm.cluster import Cluster
 from airflow_ensemble.slurm.remote_root import RemoteRoot, open_output
 
+#: Keys of the ensemble file whose values may be an empty text, or hold one.
+TEXTS = frozenset({"parameters", "model_version"})
+#: Mappings in one another, down to which an empty text is a field that was left empty: the deeper
+#: ones hold labels and variables of pods.
+FORM_DEPTH = 3
 #: What Airflow calls connections to PostgreSQL.
 POSTGRES_TYPES = ("postgres", "postgresql")
 
@@ -27,13 +32,14 @@ class EnsembleHook(BaseHook):
     """Reads an ensemble file and opens its output index and output root.
 
     :param ensemble: path of the ensemble file.
-    :param overrides: values over those of the file, dotted or nested; None leaves the file's.
+    :param overrides: values over those of the file, dotted or nested. None leaves the file's, but
+        inside a parameter; so does an empty text where the file cannot have one.
     """
 
     def __init__(self, ensemble: str | Path, overrides: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.path = Path(ensemble)
-        self.overrides = without_nones(overrides or {})
+        self.overrides = given(overrides or {})
 
     def load(self, cluster: Cluster | None = None) -> Ensemble:
         """Read and validate the ensemble file.
@@ -122,17 +128,47 @@ def database_uri(connection: Connection) -> str:
     return f"postgresql://{login}{'@' if login else ''}{place}{query}"
 
 
-def without_nones(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the mapping without what is None at any depth, and without mappings emptied by that.
+def given(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return overrides without those that leave the file's value: empty fields of a form, mostly.
+
+    None is one, but inside a parameter, where it is a value like any other; and an empty text is
+    where the file cannot have one.
+    """
+    kept: dict[str, Any] = without_nones(
+        {key: _given(str(key), value) for key, value in overrides.items()}, deep=False
+    )
+    return kept
+
+
+def _given(key: str, value: Any) -> Any:
+    top, _, below = key.partition(".")
+    if top == "parameters":
+        return value if below else without_nones(value, deep=False)
+    return without_nones(value if top in TEXTS else _none_for_blank(value, FORM_DEPTH))
+
+
+def without_nones(values: Any, *, deep: bool = True) -> Any:
+    """Return a mapping without what is None, and without mappings emptied by that.
 
     A DAG parameter that was not given renders to None; it must not override the ensemble file.
+
+    :param values: what is no mapping is returned as it is.
+    :param deep: look into the mappings in it, too.
     """
+    if not isinstance(values, Mapping):
+        return values
     result = {}
     for key, value in values.items():
-        kept = without_nones(value) if isinstance(value, Mapping) else value
+        kept = without_nones(value) if deep else value
         if kept is not None and (kept != {} or value == {}):
             result[key] = kept
     return result
+
+
+def _none_for_blank(value: Any, depth: int) -> Any:
+    if isinstance(value, Mapping) and depth > 1:
+        return {key: _none_for_blank(item, depth - 1) for key, item in value.items()}
+    return None if isinstance(value, str) and not value else value
 
 
 def _is_plain(value: object) -> bool:

@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator, Context
+from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
 from airflow_ensemble.engine.control import Control
+from airflow_ensemble.engine.ensemble.schema import describe
 from airflow_ensemble.engine.errors import EnsembleError, UsageError
-from airflow_ensemble.hooks.ensemble import EnsembleHook
+from airflow_ensemble.hooks.ensemble import EnsembleHook, without_nones
 from airflow_ensemble.hooks.slurm import SlurmHook, SlurmSettings
+from airflow_ensemble.operators.templates import ExactTemplates
 from airflow_ensemble.slurm.cluster import Cluster
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 #: Where a task remembers how often it could be tried when it last started.
 MAX_TRIES = "ensemble_max_tries"
@@ -30,23 +35,25 @@ IDENTIFYING = frozenset(
 )
 
 
-class EnsembleOperator(BaseOperator):
+class EnsembleOperator(ExactTemplates):
     """A step of an ensemble's DAG. The ensemble file is read at run time, never at parse time.
 
     The operators of one ensemble must be given the same ensemble, overrides and simulations: the
-    overridden parameters are part of what identifies the results. Where templated overrides are
-    numbers, the DAG needs ``render_template_as_native_obj=True``. ``EnsembleTaskGroup`` sees to
-    both.
+    overridden parameters are part of what identifies the results. ``EnsembleTaskGroup`` sees to
+    that.
+
+    A text without a template stays as it was written, ``"{{ params.n }}"`` and nothing else is the
+    value itself, and any other text with a template in it is a text.
 
     :param ensemble: path of the ensemble file; a relative one is relative to the DAG file's folder.
         Templated.
     :param overrides: values over those of the file, dotted or nested, for instance
-        ``{"parameters": {"n_hours": -6}, "execution.n_workers": 4}``; None leaves the file's value.
-        Templated.
+        ``{"parameters": {"n_hours": -6}, "execution.n_workers": 4}``. None leaves the file's value,
+        and so does an empty text, but as a parameter or model version. Templated.
     :param simulations: another table than the file's; short for that key in ``overrides``.
         Templated.
     :param slurm_conn_id: connection of type ``slurm`` to the cluster on which the output root lies;
-        None when it is reached from here. Templated.
+        None when it is reached from here. Templated; what renders to nothing is ``slurm_default``.
     """
 
     template_fields: Sequence[str] = ("ensemble", "overrides", "simulations", "slurm_conn_id")
@@ -66,24 +73,48 @@ class EnsembleOperator(BaseOperator):
         self.overrides = overrides
         self.simulations = simulations
         self.slurm_conn_id = slurm_conn_id
+        self._is_on_cluster = slurm_conn_id is not None
+
+    def _do_render_template_fields(
+        self,
+        parent: Any,
+        template_fields: Iterable[str],
+        context: Context,
+        jinja_env: Environment,
+        seen_oids: set[int],
+    ) -> None:
+        """Render; what was written as one field of overrides and renders to None is none."""
+        written = self.overrides
+        super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
+        if parent is self and "overrides" in template_fields:
+            self.overrides = without_unset(written, self.overrides)
 
     @property
     def ensemble_path(self) -> Path:
         """Return the path of the ensemble file."""
-        return Path(self.dag.folder if self.dag else "", self.ensemble)
+        path = as_text(self.ensemble, "ensemble")
+        if path is None:
+            raise AirflowFailException("ensemble is empty: it must be the path of an ensemble file")
+        return Path(self.dag.folder if self.dag else "", path)
 
     @property
     def ensemble_hook(self) -> EnsembleHook:
         """Return the hook that opens this task's ensemble."""
-        if isinstance(self.overrides, str) and self.overrides:
+        overrides = self.overrides or {}
+        if not isinstance(overrides, Mapping):
             raise AirflowFailException(
-                f"overrides rendered to the text {self.overrides[:80]!r} instead of a mapping: set "
-                "render_template_as_native_obj=True on the DAG or on every ensemble operator"
+                f"overrides must be a mapping, found {describe(overrides)}: a template of all of "
+                "them is one expression and nothing else, such as '{{ params.overrides }}'"
             )
-        overrides = dict(self.overrides or {})
-        if self.simulations is not None:
-            overrides["simulations"] = self.simulations
-        return EnsembleHook(self.ensemble_path, overrides)
+        return EnsembleHook(self.ensemble_path, {**overrides, **self._table()})
+
+    def _table(self) -> dict[str, Any]:
+        """Return the override of the table; none for an empty field of a form."""
+        table = self.simulations
+        if table is None or table == "":
+            return {}
+        is_rows = isinstance(table, Sequence) and not isinstance(table, str)
+        return {"simulations": list(table) if is_rows else table}
 
     @contextmanager
     def open_control(self, *, create: bool = False) -> Iterator[Control]:
@@ -91,7 +122,7 @@ class EnsembleOperator(BaseOperator):
 
         :param create: make the index where there is none: only a registration does.
         """
-        if self.slurm_conn_id is None:
+        if not self._is_on_cluster:
             with self.ensemble_hook.open(create=create) as control:
                 yield control
         else:
@@ -114,7 +145,8 @@ class EnsembleOperator(BaseOperator):
     @cached_property
     def slurm_settings(self) -> SlurmSettings:
         """Return what the connection to the cluster says."""
-        return SlurmHook(self.slurm_conn_id or SlurmHook.default_conn_name).settings
+        conn_id = as_text(self.slurm_conn_id, "slurm_conn_id") or SlurmHook.default_conn_name
+        return SlurmHook(conn_id).settings
 
     @property
     def command_arguments(self) -> str:
@@ -130,6 +162,47 @@ def command_arguments(file: Path, overrides: Mapping[str, Any]) -> str:
             plain = isinstance(value, str) and value.startswith("/")
             words += ["--set", f"{key}={value if plain else json.dumps(value)}"]
     return shlex.join(words)
+
+
+def without_unset(written: Any, rendered: Any) -> Any:
+    """Return rendered overrides without what a DAG has written and was left empty in its form.
+
+    None inside of what *one* template gives is a value like any other, and stays.
+
+    :param written: the overrides as they stand in the DAG.
+    """
+    if not isinstance(written, Mapping) or not isinstance(rendered, Mapping):
+        return rendered
+    return without_nones(
+        {key: without_unset(written.get(key), value) for key, value in rendered.items()}, deep=False
+    )
+
+
+def as_text(value: Any, name: str) -> str | None:
+    """Return the text that an argument rendered to; None when it is empty.
+
+    :raises AirflowFailException: naming the argument that is something else.
+    """
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if value is not None and not isinstance(value, str):
+        raise AirflowFailException(f"{name} must be a text, found {describe(value)}")
+    return value or None
+
+
+def as_number(value: Any, name: str) -> int | None:
+    """Return the whole number that an argument rendered to; None when it is empty.
+
+    :raises AirflowFailException: naming the argument that is something else.
+    """
+    if value is None or value == "":
+        return None
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if isinstance(value, str) and value.isascii() and value.strip().isdecimal():
+        value, is_whole = int(value), True
+    if not is_whole or value < 1:
+        raise AirflowFailException(f"{name} is {value!r}: it must be a number from 1 on")
+    return int(value)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from airflow_ensemble.engine.ingest import ingest
 from airflow_ensemble.engine.simulation import TERMINAL, Status
 from airflow_ensemble.engine.stacking import CollectError
 from airflow_ensemble.engine.words import one_line
-from airflow_ensemble.operators.base import EnsembleOperator, airflow_errors
+from airflow_ensemble.operators.base import EnsembleOperator, airflow_errors, as_text
 from airflow_ensemble.operators.dispatch import batch_of
 
 #: Unfinished simulations that a failed verdict names.
@@ -115,22 +115,24 @@ class CollectOperator(EnsembleOperator):
 
     def _collect(self, control: Control) -> str | None:
         """Open the dataset, and write it where that was asked for; return where it is."""
+        target = self._target()
         results = self.results(control)
         if not results:
             return None
         try:
             dataset = open_collection(results, control.root)
             self.log.info("dataset of %d simulations:\n%s", len(results), dataset)
-            return write_collection(dataset, self._target(), self.format) if self.to else None
+            return write_collection(dataset, target, self.format) if target else None
         except CollectError as error:
-            if self.to:
+            if target:
                 raise
             self.log.warning("the products do not make one dataset: %s", error)
             return None
 
-    def _target(self, side: Side = HERE) -> str:
-        """Return where ``to`` leads, on the side that writes the dataset."""
-        return expand(str(self.to), Place(f"task {self.task_id!r}", "to"), side)
+    def _target(self, side: Side = HERE) -> str | None:
+        """Return where ``to`` leads, on the side that writes the dataset; None without it."""
+        to = as_text(self.to, "to")
+        return None if to is None else expand(to, Place(f"task {self.task_id!r}", "to"), side)
 
 
 def name_offenders(control: Control, scope: Scope, target: str) -> list[str]:

@@ -11,11 +11,13 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_ensemble.engine.batch import dispatch
 from airflow_ensemble.engine.control import Control
+from airflow_ensemble.engine.ensemble.schema import describe
 from airflow_ensemble.engine.index.interface import ChunkInfo, Scope
 from airflow_ensemble.engine.simulation import Status
 from airflow_ensemble.operators.base import (
     EnsembleOperator,
     airflow_errors,
+    as_number,
     note_start,
     was_cleared,
 )
@@ -88,14 +90,7 @@ class DispatchOperator(EnsembleOperator):
 
     def wanted(self, control: Control) -> int:
         """Return how many chunks were asked for."""
-        given = self.n_workers or self.default_chunks(control)
-        try:
-            wanted = int(given)
-        except ValueError:
-            wanted = 0
-        if wanted < 1:
-            raise AirflowFailException(f"n_workers is {given!r}: it must be a number from 1 on")
-        return wanted
+        return as_number(self.n_workers, "n_workers") or self.default_chunks(control)
 
     def default_chunks(self, control: Control) -> int:
         """Return how many chunks there are to be when this task's ``n_workers`` is not given."""
@@ -116,6 +111,11 @@ def batch_of(registration: Mapping[str, Any] | None) -> str:
         raise AirflowFailException(
             "there is no registration: the task that registers the simulations did not succeed, "
             "see its log"
+        )
+    if not isinstance(registration, Mapping):
+        raise AirflowFailException(
+            f"registration must be what RegisterSimulationsOperator returns, found "
+            f"{describe(registration)}"
         )
     return str(registration["batch"])
 

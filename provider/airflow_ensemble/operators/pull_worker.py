@@ -52,6 +52,7 @@ from airflow_ensemble.kubernetes.template import pod_template
 from airflow_ensemble.operators.base import (
     EnsembleOperator,
     airflow_errors,
+    as_number,
     note_start,
     was_cleared,
 )
@@ -252,13 +253,10 @@ class PullWorkerOperator(EnsembleOperator, KubernetesPodOperator):
         text = [name for name in template_fields if name in _TEXT_FIELDS]
         ours = [name for name in template_fields if name not in text]
         render(parent, ours, context, jinja_env, seen_oids)
-        wanted, self.render_template_as_native_obj = self.render_template_as_native_obj, False
-        try:
-            env = self.get_template_env()
-            env.finalize = _nothing_for_none
-            render(parent, text, context, env, seen_oids)
-        finally:
-            self.render_template_as_native_obj = wanted
+        env = self.get_template_env().overlay(finalize=_as_text)
+        KubernetesPodOperator._do_render_template_fields(
+            self, parent, text, context, env, seen_oids
+        )
 
     # --- what the pod is made of ------------------------------------------------------------------
 
@@ -274,7 +272,7 @@ class PullWorkerOperator(EnsembleOperator, KubernetesPodOperator):
         arguments = worker_arguments(
             ensemble.name,
             control.key.settings_hash[:16],
-            cpus=int(self.cpus or ensemble.execution.get("cpus-per-task") or 1),
+            cpus=as_number(self.cpus, "cpus") or int(ensemble.execution.get("cpus-per-task") or 1),
             failed_ok=True,
         )
         own = labels(ensemble.name, batch)
@@ -441,8 +439,8 @@ class PullWorkerOperator(EnsembleOperator, KubernetesPodOperator):
                 self._delete(pod)
 
 
-def _nothing_for_none(value: Any) -> Any:
-    return "" if value is None else value
+def _as_text(value: Any) -> str:
+    return "" if value is None else str(value)
 
 
 def _not_named(what: str, name: str) -> str:

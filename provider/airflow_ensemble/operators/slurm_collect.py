@@ -82,9 +82,8 @@ class SlurmCollectOperator(CollectOperator):
 
     def _target_of(self, control: Control, cluster: Cluster) -> str | None:
         """Return where the dataset goes, on the side that writes it."""
-        if not self.to:
-            return control.ensemble.execution.get("collect_to")
-        return self._target(HERE if must_fetch(control) else cluster.side)
+        side = HERE if must_fetch(control) else cluster.side
+        return self._target(side) or control.ensemble.execution.get("collect_to")
 
     def _wait(self, context: Context, control: Control, watched: Watched) -> NoReturn:
         settings, limit = self.slurm_settings, self.execution_timeout

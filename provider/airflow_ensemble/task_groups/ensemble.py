@@ -40,8 +40,9 @@ class EnsembleTaskGroup(TaskGroup):
 
         EnsembleTaskGroup("footprints", ensemble="footprints.yaml", backend=Local())
 
-    Templates in ``overrides`` render to native Python objects, so that ``"{{ params.n_hours }}"``
-    stays a number.
+    In templated arguments, ``"{{ params.n_hours }}"`` and nothing else is the value itself, so that
+    a number stays a number; any other text is a text, and stays as it was written where there is no
+    template in it.
 
     :param group_id: name of the group.
     :param ensemble: path of the ensemble file; a relative one is relative to the DAG file's folder.
@@ -74,7 +75,6 @@ class EnsembleTaskGroup(TaskGroup):
             "ensemble": ensemble,
             "overrides": overrides,
             "simulations": simulations,
-            "render_template_as_native_obj": True,
             **backend.options,
         }
         with self:
