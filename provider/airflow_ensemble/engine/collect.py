@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_ensemble.engine.errors import UsageError
 from airflow_ensemble.engine.parameters import take_apart
 from airflow_ensemble.engine.simulation import Product, ProductStatus, canonical_json
-from airflow_ensemble.engine.stacking import SIMULATION, Stack, check_align
+from airflow_ensemble.engine.stacking import OUTER_OPTION, SIMULATION, Stack, check_align
 from airflow_ensemble.engine.storage import local_path, uri_scheme
 
 if TYPE_CHECKING:
@@ -92,14 +92,18 @@ def open_collection(
     products: Sequence[str] | None = None,
     *,
     align: str = "exact",
+    outer_option: str = OUTER_OPTION,
 ) -> xr.Dataset:
     """Open all products as one dataset; values are read when they are used.
+
+    All files are looked at, by several processes where they are many, and none is kept open.
 
     :param results: the newest complete results, in the order that ``simulation`` is to have.
     :param root: the output root that holds them.
     :param products: only these.
-    :param align: ``exact``: all files of a product have the same axes (checked when read);
-        ``outer``: join different ones, which opens every file first.
+    :param align: ``exact``: all files of a product have axes of the same sizes; ``outer``: join
+        different ones.
+    :param outer_option: what an error calls that last option, in the words of who reads it.
     :raises UsageError: on a product that no simulation has.
     :raises CollectError: when files do not fit together, here or when values are read.
     """
@@ -114,7 +118,8 @@ def open_collection(
         variables[f"{name}_empty"] = _empty_variable(name, records)
         files = [record.path if record else None for record in records]
         if _is_netcdf(files):
-            stacks.append(Stack(name, [result.id for result in found], files, root, align))
+            ids = [result.id for result in found]
+            stacks.append(Stack(name, ids, files, root, align, outer_option))
         elif any(files):
             variables[f"{name}_file"] = _file_variable(name, files)
     dataset = xr.Dataset(variables, attrs=_attributes(stacks, len(found)))
@@ -192,11 +197,11 @@ def _file_variable(name: str, files: Sequence[str | None]) -> Any:
 
 def _attributes(stacks: Sequence[Stack], count: int) -> dict[str, Any]:
     """Return the attributes on which all products agree, and what this dataset is."""
-    from airflow_ensemble.engine.stacking import same
+    from airflow_ensemble.engine.survey import common_attributes
 
     attrs: dict[str, Any] = dict(stacks[0].layout.attrs) if stacks else {}
     for stack in stacks[1:]:
-        attrs = {k: v for k, v in attrs.items() if same(v, stack.layout.attrs.get(k))}
+        attrs = common_attributes(attrs, stack.layout.attrs)
     attrs.pop("title", None)
     now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {

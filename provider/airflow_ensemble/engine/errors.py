@@ -65,3 +65,9 @@ class Interrupted(EnsembleError):
     """The run was asked to stop and did: what is unfinished is recorded and can be run again."""
 
     exit_code = 3
+
+
+class CollectError(EnsembleError):
+    """The products of an ensemble do not fit into one dataset as they were asked to."""
+
+    exit_code = 2
