@@ -347,6 +347,62 @@ def test_tables_are_read_one_by_one_with_their_simulation(root: OutputRoot, stor
     assert found[2].to_pydict() == {"simulation": ["s2", "s2"], "x": [2, 3]}
 
 
+def test_tables_have_one_type_for_the_id_and_the_columns_asked_for(
+    root: OutputRoot, store: Any
+) -> None:
+    whole = pd.DataFrame({"x": [1, 2], "y": [0.5, 1.5]})
+    results = [store("none", tracks=whole.iloc[:0]), store("some", tracks=whole)]
+    schemas = [table.schema.remove_metadata() for table in open_tables(results, root, "tracks")]
+    assert schemas[0] == schemas[1]
+    odd = [store("odd", tracks=whole.drop(columns="y"))]
+    with pytest.raises(CollectError, match="'tracks' of 'odd' has no column 'y': there are 'x'"):
+        list(open_tables(odd, root, "tracks", columns=["x", "y"]))
+    own = [store("own", tracks=whole.assign(simulation="mine"))]
+    with pytest.raises(CollectError, match="'own' has a column 'simulation', and the sim"):
+        list(open_tables(own, root, "tracks"))
+    (table,) = open_tables(own, root, "tracks", columns=["y"])
+    assert table.column_names == ["simulation", "y"]
+
+
+# --- names and parameters -----------------------------------------------------------------------
+
+
+def test_two_things_for_one_name_are_an_error_that_names_both(root: OutputRoot, store: Any) -> None:
+    two = xr.Dataset({"empty": 1.0, "other": 2.0})
+    deep, wide = xr.Dataset({"b_c": 1.0, "b": 2.0}), xr.Dataset({"c": 1.0, "d": 2.0})
+    line = xr.Dataset({"v": ("x", [1, 2])})
+    for products, params, owners in [
+        ({"a": two}, {}, "says where product 'a' is empty and the variable 'empty' of product 'a'"),
+        ({"a": deep, "a_b": wide}, {}, "'b_c' of product 'a' and .* 'c' of product 'a_b'"),
+        ({"x": line}, {}, "dimension 'x' and the variable 'v' of product 'x' would .* called 'x'"),
+        ({"a": line}, {"a": 1, "parameter_a": 2}, "parameter 'a' and the parameter 'parameter_a'"),
+        ({"a": line}, {"p/q": 1, "p_q": 2}, "the parameter 'p/q' and the parameter 'p_q'"),
+    ]:
+        with pytest.raises(CollectError, match=owners):
+            open_collection([store("s0", params, **products)], root)
+        for name in products:
+            root.delete(f"{name}/s0.nc")
+
+
+def test_axes_of_two_products_in_different_units_are_two(root: OutputRoot, store: Any) -> None:
+    metres = xr.Dataset({"v": ("z", [1, 2])}, {"z": ("z", [0, 1], {"units": "m"})})
+    kilometres = xr.Dataset({"v": ("z", [1, 2])}, {"z": ("z", [0, 1], {"units": "km"})})
+    dataset = open_collection([store("s0", low=metres, high=kilometres)], root)
+    assert dataset["low_z"].attrs["units"] == "m"
+    assert dataset["high_z"].attrs["units"] == "km"
+
+
+def test_a_parameter_with_a_slash_is_written_and_read(
+    root: OutputRoot, store: Any, tmp_path: Path
+) -> None:
+    dataset = open_collection([store("s0", {"co2/ppm": 400, "$written": {"a": "1.0"}})], root)
+    for name in ("all.nc", "all.zarr"):
+        with xr.open_dataset(write_collection(dataset, str(tmp_path / name))) as again:
+            assert again["co2_ppm"].values.tolist() == [400]
+            assert again["co2_ppm"].attrs["long_name"] == "co2/ppm"
+            assert set(again.coords) == {"co2_ppm", "simulation"}
+
+
 def test_only_the_products_asked_for(root: OutputRoot, store: Any) -> None:
     results = [store("a", spectrum=spectrum(1), near=footprint("2026-01-01", [-1], 1))]
     dataset = open_collection(results, root, products=["near"])

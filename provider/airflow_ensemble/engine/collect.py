@@ -5,18 +5,19 @@
 * a NetCDF product with one data variable is a variable of the product's name; one with several is
   ``<product>_<variable>`` for each. How their dimensions come together is said in
   :mod:`airflow_ensemble.engine.stacking`; a coordinate that two products define differently gets
-  the product's name in front;
+  the product's name in front; two things for one name are an error that names both;
 * any other product is ``<product>_file(simulation)``, names below the output root; Parquet ones are
   read with :func:`open_tables`;
 * ``<product>_empty(simulation)`` is true where the product is complete-empty;
 * the parameters of the table of simulations are coordinates on ``simulation``.
 
-Opening costs two files per product, however many simulations there are. Standard library only at
+Opening looks at every file once, and reads no values but axes and dates. Standard library only at
 import time.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import tempfile
@@ -29,11 +30,13 @@ from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from airflow_ensemble.engine.errors import UsageError
+from airflow_ensemble.engine.errors import CollectError, UsageError
+from airflow_ensemble.engine.parameter_columns import parameter_column
 from airflow_ensemble.engine.parameters import take_apart
-from airflow_ensemble.engine.simulation import Product, ProductStatus, canonical_json
+from airflow_ensemble.engine.simulation import Product, ProductStatus
 from airflow_ensemble.engine.stacking import OUTER_OPTION, SIMULATION, Stack, check_align
 from airflow_ensemble.engine.storage import local_path, uri_scheme
+from airflow_ensemble.engine.survey import common_attributes, digest
 
 if TYPE_CHECKING:
     import pyarrow
@@ -112,21 +115,51 @@ def open_collection(
     check_align(align)
     found = list(results)
     names = _product_names(found, products)
+    ids = [result.id for result in found]
+    taken = Names()
+    taken.claim(SIMULATION, "the dimension of the simulations")
     stacks, variables = [], {}
     for name in names:
         records = [_record(result, name) for result in found]
-        variables[f"{name}_empty"] = _empty_variable(name, records)
+        variables[taken.claim(f"{name}_empty", f"what says where product {name!r} is empty")] = (
+            _empty_variable(name, records)
+        )
         files = [record.path if record else None for record in records]
         if _is_netcdf(files):
-            ids = [result.id for result in found]
             stacks.append(Stack(name, ids, files, root, align, outer_option))
         elif any(files):
-            variables[f"{name}_file"] = _file_variable(name, files)
+            variables[taken.claim(f"{name}_file", f"the file names of product {name!r}")] = (
+                _file_variable(name, files)
+            )
     dataset = xr.Dataset(variables, attrs=_attributes(stacks, len(found)))
     dataset = dataset.assign_coords({SIMULATION: _ids(found)})
     for stack, renames in zip(stacks, clashing_names(stacks)):
-        dataset = _with_stack(dataset, stack, renames)
-    return _with_parameters(dataset, found)
+        dataset = _with_stack(dataset, stack, renames, taken)
+    return _with_parameters(dataset, found, taken)
+
+
+class Names:
+    """Who has which name in a dataset: none has two owners."""
+
+    def __init__(self) -> None:
+        self._owners: dict[str, str] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._owners
+
+    def claim(self, name: str, owner: str) -> str:
+        """Give a name to what is to have it, and return it.
+
+        :param owner: said to the user; the same one may claim again.
+        :raises CollectError: when it is another's, naming both.
+        """
+        other = self._owners.setdefault(name, owner)
+        if other != owner:
+            raise CollectError(
+                f"{other} and {owner} would both be called {name!r} in the dataset: call one of "
+                "them something else, or collect products one by one"
+            )
+        return name
 
 
 def open_tables(
@@ -139,6 +172,8 @@ def open_tables(
 
     :param columns: read only these; all when None.
     :return: one pyarrow table per simulation that has a file, read when it is asked for.
+    :raises CollectError: on a table that has not all of these columns, or one that is called
+        ``simulation`` itself.
     """
     import pyarrow
     import pyarrow.parquet
@@ -147,11 +182,26 @@ def open_tables(
         record = _record(result, product)
         if record is None or record.path is None:
             continue
-        table = pyarrow.parquet.read_table(
-            root.fetch(record.path), columns=list(columns) if columns is not None else None
-        )
-        ids = pyarrow.array([result.id] * table.num_rows).dictionary_encode()
+        with pyarrow.parquet.ParquetFile(root.fetch(record.path)) as file:
+            _check_columns(file.schema_arrow.names, columns, f"{product!r} of {result.id!r}")
+            table = file.read(columns=None if columns is None else list(columns))
+        ids = pyarrow.array([result.id] * table.num_rows, pyarrow.string()).dictionary_encode()
         yield table.add_column(0, SIMULATION, ids)
+
+
+def _check_columns(found: Sequence[str], wanted: Sequence[str] | None, table: str) -> None:
+    """Raise on a table without the wanted columns, or with one that is to hold the id."""
+    missing = [n for n in wanted or () if not {n, n.partition(".")[0]} & set(found)]
+    if missing:
+        raise CollectError(
+            f"product {table} has no column {', '.join(map(repr, missing))}: there are "
+            f"{', '.join(map(repr, found))}"
+        )
+    if SIMULATION in (found if wanted is None else wanted):
+        raise CollectError(
+            f"product {table} has a column {SIMULATION!r}, and the simulation's id is a column of "
+            "that name too: name the columns that you want, without it"
+        )
 
 
 def _product_names(results: Sequence[Result], wanted: Sequence[str] | None) -> list[str]:
@@ -197,8 +247,6 @@ def _file_variable(name: str, files: Sequence[str | None]) -> Any:
 
 def _attributes(stacks: Sequence[Stack], count: int) -> dict[str, Any]:
     """Return the attributes on which all products agree, and what this dataset is."""
-    from airflow_ensemble.engine.survey import common_attributes
-
     attrs: dict[str, Any] = dict(stacks[0].layout.attrs) if stacks else {}
     for stack in stacks[1:]:
         attrs = common_attributes(attrs, stack.layout.attrs)
@@ -234,83 +282,78 @@ def _meanings(stack: Stack) -> dict[str, Any]:
     layout = stack.layout
     lengths = {dim: size for dim, size in layout.sizes.items() if dim not in layout.axes}
     coordinates = {name: None for name in layout.stacked if name not in layout.data}
-    fixed = {name: sorted(map(str, v.attrs.items())) for name, v in layout.fixed.items()}
-    return {**lengths, **fixed, **coordinates, **layout.axes}
+    fixed = {
+        name: digest(v.values) + repr(sorted(map(str, v.attrs.items())))
+        for name, v in layout.fixed.items()
+    }
+    axes = {
+        dim: digest(values) + repr(layout.axis_attrs[dim].get("units"))
+        for dim, values in layout.axes.items()
+    }
+    return {**lengths, **fixed, **coordinates, **axes}
 
 
 def _agree(meanings: Sequence[Any]) -> bool:
-    import numpy as np
-
-    if len(meanings) == 1:
-        return True
     first = meanings[0]
-    return first is not None and all(
-        other is not None and np.array_equal(first, other) for other in meanings[1:]
+    return len(meanings) == 1 or (
+        first is not None and all(other == first for other in meanings[1:])
     )
 
 
-def _with_stack(dataset: xr.Dataset, stack: Stack, renames: Mapping[str, str]) -> xr.Dataset:
+def _with_stack(
+    dataset: xr.Dataset, stack: Stack, renames: Mapping[str, str], taken: Names
+) -> xr.Dataset:
     """Add one product's variables and coordinates."""
     import xarray as xr
 
     layout = stack.layout
-
-    def renamed(name: str) -> str:
-        return renames.get(name, name)
-
+    new = {name: renames.get(name, name) for name in _meanings(stack)}
+    for name, renamed in new.items():
+        of = f" of product {stack.product!r}" if name in renames else ""
+        taken.claim(renamed, f"the coordinate or dimension {name!r}{of}")
     coords: dict[str, Any] = {}
     for dim, values in layout.axes.items():
-        coords[renamed(dim)] = xr.Variable(renamed(dim), values, layout.axis_attrs[dim])
+        attrs = layout.axis_attrs[dim]
+        if new[dim] in dataset.coords:
+            attrs = common_attributes(attrs, dataset[new[dim]].attrs)
+        coords[new[dim]] = xr.Variable(new[dim], values, attrs)
     for name, fixed in layout.fixed.items():
-        coords[renamed(name)] = fixed
+        coords[new[name]] = fixed
     variables: dict[str, Any] = {}
     for name, variable in layout.stacked.items():
-        attrs = dict(variable.attrs)
-        if attrs.get("grid_mapping"):
-            attrs["grid_mapping"] = renamed(str(attrs["grid_mapping"]))
-        dims = (SIMULATION, *(renamed(dim) for dim in variable.dims))
-        value = xr.Variable(dims, stack.array(name), attrs)
+        dims = (SIMULATION, *(new[dim] for dim in variable.dims))
+        value = xr.Variable(dims, stack.array(name), _references(variable.attrs, new))
         if name in layout.data:
             only = len(layout.data) == 1
-            variables[stack.product if only else f"{stack.product}_{name}"] = value
+            full = stack.product if only else f"{stack.product}_{name}"
+            owner = f"the variable {name!r} of product {stack.product!r}"
+            variables[taken.claim(full, owner)] = value
         else:
-            coords[renamed(name)] = value
+            coords[new[name]] = value
     return dataset.assign_coords(coords).assign(variables)
 
 
-def _with_parameters(dataset: xr.Dataset, results: Sequence[Result]) -> xr.Dataset:
+def _references(attrs: Mapping[str, Any], new: Mapping[str, str]) -> dict[str, Any]:
+    """Return attributes whose grid mapping is called as it is in the dataset."""
+    mapping = attrs.get("grid_mapping")
+    if not mapping:
+        return dict(attrs)
+    renamed = re.sub(r"[^\s:]+", lambda word: new.get(word.group(), word.group()), str(mapping))
+    return {**attrs, "grid_mapping": renamed}
+
+
+def _with_parameters(dataset: xr.Dataset, results: Sequence[Result], taken: Names) -> xr.Dataset:
     """Add the simulations' own parameters as coordinates."""
     params = [take_apart(result.params).values for result in results]
-    names = list(dict.fromkeys(name for values in params for name in values))
+    # A slash would be a group of NetCDF, a folder of Zarr.
+    plain = {name: name.replace("/", "_") for values in params for name in values}
+    new = {name: f"parameter_{text}" if text in taken else text for name, text in plain.items()}
     coords = {}
-    for name in names:
-        taken = name in dataset.variables or name in dataset.dims
-        values = _column([own.get(name) for own in params])
-        coords[f"parameter_{name}" if taken else name] = (SIMULATION, values)
+    for name, called in new.items():
+        values = parameter_column([own.get(name) for own in params])
+        attrs = {"long_name": name} if "/" in name else {}
+        coords[taken.claim(called, f"the parameter {name!r}")] = (SIMULATION, values, attrs)
     return dataset.assign_coords(coords)
-
-
-def _column(values: Sequence[Any]) -> Any:
-    """Return parameter values as numbers where all are numbers, else as text."""
-    import numpy as np
-
-    if all(isinstance(value, bool) for value in values):
-        return np.array(values, dtype=bool)
-    if all(isinstance(value, int) and not isinstance(value, bool) for value in values):
-        return np.array(values)
-    if all(value is None or _is_number(value) for value in values):
-        return np.array([np.nan if value is None else value for value in values], dtype=float)
-    return np.array([_as_text(value) for value in values], dtype=object)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _as_text(value: Any) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else canonical_json(value)
 
 
 # --- writing ------------------------------------------------------------------------------------

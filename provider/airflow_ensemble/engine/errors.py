@@ -69,5 +69,3 @@ class Interrupted(EnsembleError):
 
 class CollectError(EnsembleError):
     """The products of an ensemble do not fit into one dataset as they were asked to."""
-
-    exit_code = 2

@@ -348,7 +348,7 @@ def _mapping_values(variable: xr.Variable, number: int) -> Values:
     """Return what a grid mapping is: mostly its attributes."""
     raw = values_of(variable)
     attrs = repr([(key, _hashable(value)) for key, value in sorted(variable.attrs.items())])
-    return Values({_digest(raw) + attrs: number}, raw, number)
+    return Values({digest(raw) + attrs: number}, raw, number)
 
 
 def _axis_values(variable: xr.Variable, number: int, *, join: bool) -> Values:
@@ -356,7 +356,7 @@ def _axis_values(variable: xr.Variable, number: int, *, join: bool) -> Values:
 
     raw = values_of(variable)
     found = canonical(raw)
-    result = Values({_digest(found): number}, raw, number)
+    result = Values({digest(found): number}, raw, number)
     if not join:
         return result
     missing = found != found
@@ -370,8 +370,8 @@ def _axis_values(variable: xr.Variable, number: int, *, join: bool) -> Values:
     return result
 
 
-def _digest(values: np.ndarray) -> str:
-    """Return a digest that equal canonical arrays have alike."""
+def digest(values: np.ndarray) -> str:
+    """Return a digest that equal arrays of one type have alike."""
     data = repr(values.tolist()).encode() if values.dtype.kind == "O" else values.tobytes()
     return sha1(f"{values.dtype.str}{values.shape}".encode() + data).hexdigest()
 

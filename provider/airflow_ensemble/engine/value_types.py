@@ -6,7 +6,6 @@ only at import time.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -189,14 +188,3 @@ def canonical(values: Any) -> Any:
         return np.array([value.item() for value in values.ravel()], dtype=object).reshape(
             values.shape
         )
-
-
-# --- parameters -----------------------------------------------------------------------------------
-
-
-def is_exact_float(value: float) -> bool:
-    """Return whether a number is a float64 exactly."""
-    try:
-        return math.isnan(value) or float(value) == value
-    except OverflowError:
-        return False
