@@ -380,3 +380,41 @@ def test_register_prune_shows_and_with_yes_forgets(left: Path, cli: Cli, tmp_pat
 def test_prune_refuses_what_it_cannot_mean(left: Path, cli: Cli, options: Sequence[str]) -> None:
     assert cli("register", left, *options).code == 2
     assert counts(cli, left, "--all")["total"] == 4
+
+
+# --- other commands -------------------------------------------------------------------------------
+
+
+def test_retry_sends_back_the_failed_ones_of_the_table(
+    write: Any, cli: Cli, tmp_path: Path
+) -> None:
+    worse = {"id": "worse", "x": -2}
+    file = write(A, BAD, worse)
+    cli("run", file)
+    write_table(tmp_path, A, worse)
+
+    for selection in (["--all"], ["--reason", "error"]):
+        ended = cli("retry", *selection, "-f", file)
+        assert ended.code == 0
+        assert "1 failed simulation not in the table" in ended.err
+    assert counts(cli, file, "--all")["failed"] == 1
+    assert counts(cli, file)["pending"] == 1
+    assert cli("retry", "bad", "-f", file).out.startswith("1 simulation pending again")
+
+
+def test_check_and_a_dry_run_count_the_simulations_of_the_table(
+    write: Any, cli: Cli, tmp_path: Path
+) -> None:
+    file = write(A, B, {"id": "gone", "x": 3})
+    cli("run", file)
+    write_table(tmp_path, A, {"id": "b", "x": 5})
+
+    line = "1 other simulation is in the index and not in the table"
+    checked = cli("check", file)
+    assert checked.code == 2
+    assert "2 in the table: 0 new, 1 complete, 0 failed; " + line in checked.out
+    write_table(tmp_path, A, {"id": "c", "x": 5})
+    planned = cli("run", file, "--dry-run").out
+    assert "2 other simulations are in the index" in planned
+    assert "would run 1 of 2 simulations" in planned
+    assert "other simulation" not in cli("run", file, "--dry-run", "--first", "1").out

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from airflow_ensemble.cli.model_loading import model_problems
 from airflow_ensemble.cli.opening import find_key, open_existing_index
 from airflow_ensemble.cli.plan import make_plan
+from airflow_ensemble.cli.standing import describe_others
 from airflow_ensemble.cli.starting import judge_output, refuse_forgotten_outcomes
 from airflow_ensemble.engine.errors import EnsembleError
 
@@ -91,7 +92,7 @@ def _check_table(ensemble: Ensemble) -> Finding:
     return Finding(
         "simulations",
         f"{plan.total:,} in the table: {plan.new:,} new, {plan.complete:,} complete, "
-        f"{plan.failed:,} failed",
+        f"{plan.failed:,} failed" + (f"; {describe_others(plan.others)}" if plan.others else ""),
         tuple(changed),
     )
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from airflow_ensemble.cli.opening import find_key, open_existing_index
+from airflow_ensemble.cli.standing import describe_others
 from airflow_ensemble.cli.starting import refuse_forgotten_outcomes
 from airflow_ensemble.engine.errors import UsageError
 
@@ -35,6 +35,7 @@ class Plan:
     :param complete: complete already, and skipped.
     :param failed: failed for good earlier, and not run again.
     :param elsewhere: owned by another run.
+    :param others: known to the index, and not in the table.
     :param again: complete or failed ones that ``--no-skip`` or ``--replace`` runs again.
     :param to_run: ids that would be dispatched, in order.
     :param changed: known simulations whose parameters have changed.
@@ -47,6 +48,7 @@ class Plan:
     complete: int = 0
     failed: int = 0
     elsewhere: int = 0
+    others: int = 0
     again: int = 0
     to_run: list[str] = field(default_factory=list)
     changed: int = 0
@@ -74,6 +76,8 @@ def plan_run(ensemble: Ensemble, args: Namespace) -> Plan:
     finally:
         if index:
             index.close()
+    if args.first is not None:
+        plan.others = 0  # the first rows are not the table
     if plan.changed and not args.replace:
         more = f" ({plan.changed - 1:,} more changed, too)" if plan.changed > 1 else ""
         raise UsageError(
@@ -101,11 +105,16 @@ def make_plan(
     :param index: the index; None when there is none yet.
     :param key: the ensemble in it; None when its settings are new.
     """
-    plan = Plan()
-    for block in _blocks(iter(simulations), LOOK_UP):
+    from airflow_ensemble.engine.standing import blocks
+
+    plan, met = Plan(), 0
+    for block in blocks(simulations, LOOK_UP):
         known = _look_up(index, key, [simulation.id for simulation in block])
+        met += len(known)
         for simulation in block:
             _place(plan, simulation, known.get(simulation.id), skip_existing, replace)
+    if index is not None and key is not None:
+        plan.others = max(0, index.counts(key).total - met)
     return plan
 
 
@@ -128,6 +137,8 @@ def _place(
         _note_change(plan, known.simulation, simulation)
     if known.status in OWNED:
         plan.elsewhere += 1
+    elif changed and not replace:
+        return  # what it is known as is another simulation's state
     elif known.status not in TERMINAL:
         _run(plan, simulation)
     elif not skip_existing or (changed and replace):
@@ -163,11 +174,6 @@ def _look_up(
     return {info.simulation.id: info for info in index.simulations(key, Scope(ids=ids))}
 
 
-def _blocks(simulations: Iterator[Simulation], size: int) -> Iterator[list[Simulation]]:
-    while block := list(islice(simulations, size)):
-        yield block
-
-
 def render_plan(plan: Plan, where: str, show: int | None) -> str:
     """Return a plan as text.
 
@@ -185,6 +191,8 @@ def render_plan(plan: Plan, where: str, show: int | None) -> str:
         (plan.elsewhere, "belong to another run, left to it"),
     )
     lines.extend(f"{number:,} {what}" for number, what in skipped if number)
+    if plan.others:
+        lines.append(describe_others(plan.others))
     lines.extend(f"  {id}" for id in plan.to_run[:show])
     if show is not None and len(plan.to_run) > show:
         lines.append(f"  … and {len(plan.to_run) - show:,} more (-v lists all)")

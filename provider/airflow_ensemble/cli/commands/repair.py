@@ -20,7 +20,6 @@ from airflow_ensemble.engine.errors import UsageError
 
 if TYPE_CHECKING:
     from airflow_ensemble.engine.control import Control
-    from airflow_ensemble.engine.index.interface import Scope
 
 
 # --- retry ----------------------------------------------------------------------------------------
@@ -33,10 +32,19 @@ def _add_retry_arguments(parser: ArgumentParser) -> None:
 
 
 def _retry(args: Namespace, console: Console) -> int:
+    from airflow_ensemble.engine.index.interface import Scope
+
     _require_one(args.ids, args.all, args.reason)
     with opened(args) as control:
         check_ids(control, args.ids)
-        retried = control.index.retry(control.key, _retry_scope(control, args))
+        scope = Scope(ids=args.ids or _failed_ids(control, args.reason))
+        retried = control.index.retry(control.key, scope)
+        left = 0 if args.ids else _count_failed(control, args.reason)
+    if left:
+        console.note(
+            f"{format_count(left, 'failed simulation')} not in the table: left as they are; name "
+            f"them to send them back, or `ensemble forget{file_option(args)}` removes them"
+        )
     if not retried:
         console.note("nothing to retry: none of them is failed")
         return 0
@@ -47,17 +55,24 @@ def _retry(args: Namespace, console: Console) -> int:
     return 0
 
 
-def _retry_scope(control: Control, args: Namespace) -> Scope:
-    from airflow_ensemble.engine.index.interface import Scope
+def _failed_ids(control: Control, reason: str | None) -> list[str]:
+    """Return the failed simulations of the table, in its order: all, or those with a reason."""
     from airflow_ensemble.engine.simulation import Status
+    from airflow_ensemble.engine.standing import look_up
 
-    if args.ids:
-        return Scope(ids=args.ids)
-    if args.all:
-        return Scope()
-    reason = _parse_reason(args.reason)
-    failed = control.index.simulations(control.key, Scope(statuses=(Status.FAILED,)))
-    return Scope(ids=[info.simulation.id for info in failed if info.reason == reason])
+    wanted = _parse_reason(reason) if reason else None
+    simulations = control.ensemble.read_simulations()
+    return [
+        entry.id
+        for _, entry in look_up(control.index, control.key, simulations)
+        if entry and entry.status is Status.FAILED and wanted in (None, entry.reason)
+    ]
+
+
+def _count_failed(control: Control, reason: str | None) -> int:
+    """Count what the index has as failed, or failed for a reason."""
+    counts = control.index.counts(control.key)
+    return counts.reasons.get(reason, 0) if reason else counts.failed
 
 
 def _parse_reason(text: str) -> object:
@@ -155,7 +170,7 @@ def _rebuild(args: Namespace, console: Console) -> int:
 
 RETRY = Command(
     name="retry",
-    summary="Send failed simulations back to pending, with all their tries.",
+    summary="Send failed simulations of the table back to pending, with all their tries.",
     example="ensemble retry --reason timeout\nensemble retry receptor-017 receptor-018",
     add_arguments=_add_retry_arguments,
     run=_retry,
