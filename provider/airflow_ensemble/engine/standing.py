@@ -149,6 +149,19 @@ def table_results(control: Control) -> Iterator[Result]:
         )
 
 
+def in_table_order(control: Control, results: Iterable[Result]) -> list[Result]:
+    """Return results, such as those of a batch, in the order of the table as it is now.
+
+    What the table does not have comes last, in the order in which it came.
+
+    :param control: the opened ensemble.
+    :param results: held in memory, and the table's ids as well.
+    :raises UsageError: on anything wrong with the table.
+    """
+    numbers = {one.id: number for number, one in enumerate(control.ensemble.read_simulations())}
+    return sorted(results, key=lambda result: numbers.get(result.id, len(numbers)))
+
+
 def others(control: Control, standing: Standing) -> Iterator[Entry]:
     """Yield what the index knows and the table does not have, in the order of registration.
 

@@ -14,10 +14,12 @@ from airflow_ensemble.engine.collect import open_collection, write_collection
 from airflow_ensemble.engine.control import Control
 from airflow_ensemble.engine.ensemble.paths import HERE, Side, expand
 from airflow_ensemble.engine.ensemble.schema import Place
+from airflow_ensemble.engine.errors import UsageError
 from airflow_ensemble.engine.index.interface import Counts, Result, Scope
 from airflow_ensemble.engine.ingest import ingest
 from airflow_ensemble.engine.simulation import TERMINAL, Status
 from airflow_ensemble.engine.stacking import CollectError
+from airflow_ensemble.engine.standing import in_table_order
 from airflow_ensemble.engine.words import one_line
 from airflow_ensemble.operators.base import EnsembleOperator, airflow_errors, as_text
 from airflow_ensemble.operators.dispatch import batch_of
@@ -111,7 +113,12 @@ class CollectOperator(EnsembleOperator):
         found = list(control.index.results(control.key, Scope(batch=batch_of(self.registration))))
         if not found:
             self.log.info("no simulation of this batch is complete: there is no dataset")
-        return found
+            return []
+        try:
+            return in_table_order(control, found)
+        except UsageError as error:
+            self.log.warning("the simulations come in the order of their registration: %s", error)
+            return found
 
     def _collect(self, control: Control) -> str | None:
         """Open the dataset, and write it where that was asked for; return where it is."""
@@ -149,7 +156,7 @@ def name_offenders(control: Control, scope: Scope, target: str) -> list[str]:
         + (f", {info.reason.value}: {one_line(info.detail)}" if info.reason else "")
         for info in found
     ]
-    return [*lines, f"more: ensemble status {target}", f"a log: ensemble logs ID {target}"]
+    return [*lines, f"more: ensemble status --all {target}", f"a log: ensemble logs ID {target}"]
 
 
 def describe(

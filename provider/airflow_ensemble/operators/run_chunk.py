@@ -123,7 +123,7 @@ def failure_text(
     lines = [f"chunk {chunk}: {failed} of {counts.total} simulations failed for good"]
     lines += [_failure_line(info) for info in failures]
     if failed > len(failures):
-        lines.append(f"  … and {failed - len(failures)} more: `ensemble status {target}`")
+        lines.append(f"  … and {failed - len(failures)} more: `ensemble status --all {target}`")
     example = failures[0].simulation.id if failures else "ID"
     lines.append(f"read a log: ensemble logs {example} {target}")
     lines.append("run the failed ones again: clear this task")
