@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG
-from airflow.sdk.exceptions import AirflowTaskTimeout, TaskDeferred
+from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout, TaskDeferred
 from local_airflow import wait_until
 
 from airflow_ensemble.engine.control import open_control
@@ -209,3 +209,99 @@ def test_the_control_side_of_an_ensemble_over_ssh_must_be_named(
     run = run_dag(group_dag("uncontrolled", place))
     assert states(run)["e.register", -1] == "failed"
     assert "the key 'control' must name a folder" in " ".join("".join(capfd.readouterr()).split())
+
+
+# --- the script that people see -------------------------------------------------------------------
+
+
+class Instance:
+    """As much of a task instance, and of its context, as submitting asks for."""
+
+    max_tries = 3
+
+    def __init__(self) -> None:
+        self.pushed: dict[str, Any] = {}
+        self.store: dict[str, Any] = {}
+        self.xcom_push = self.pushed.__setitem__
+
+    @property
+    def context(self) -> Any:
+        store = SimpleNamespace(
+            get=self.store.get, set=lambda key, value, **_: self.store.__setitem__(key, value)
+        )
+        return {"ti": self, "task_state_store": store}
+
+
+def submitter(place: Place, registration: Any, **execution: Any) -> SlurmSubmitOperator:
+    return SlurmSubmitOperator(
+        task_id="submit",
+        registration=registration,
+        ensemble=str(place.file),
+        overrides={"execution": execution},
+        slurm_conn_id="hpc",
+        n_workers=2,
+        dag=DAG("submits"),
+    )
+
+
+def registered(run_dag: RunDag, place: Place, name: str) -> Any:
+    with DAG(name, schedule=None) as dag:
+        RegisterSimulationsOperator(
+            task_id="register", ensemble=str(place.file), slurm_conn_id="hpc"
+        )
+    return result(run_dag(dag), "register")
+
+
+def test_the_script_that_is_shown_is_the_one_that_was_submitted_by_any_try(
+    run_dag: RunDag, cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    hold = cluster.shared / "hold-the-script"
+    cluster.answer(f"touch {hold}")
+    waits = f"while [ -e {hold} ]; do sleep 0.2; done"
+    table = [{"id": f"s{n}", "cores_per_task": 1 + n % 2} for n in range(4)]
+    place = make_place(cluster, tmp_path, table, execution={"setup": [waits]})
+    registration = registered(run_dag, place, "shown")
+
+    instance, first = Instance(), submitter(place, registration)
+    chunks = first.execute(instance.context)
+    jobs = instance.pushed["slurm_jobs"]
+    files = [Path(job["folder"], "job.sh").read_text() for job in jobs]
+    assert len(files) == 2
+    assert first.script == instance.pushed["slurm_script"] == "\n".join(files)
+    for job, text in zip(jobs, files):
+        assert f"#SBATCH --job-name={job['name']}\n" in text
+        assert f"#SBATCH --chdir={job['folder']}\n" in text
+        assert "NUMBER" not in text
+    names = set(cluster.answer("squeue -h -o %j").split())
+    assert names == {job["name"] for job in jobs}
+
+    # A retry that would ask for something else adopts what runs, and shows that.
+    arrays, instance = submissions(cluster), Instance()
+    second = submitter(place, registration, time="00:20:00")
+    assert second.execute(instance.context) == chunks
+    assert submissions(cluster) == arrays
+    assert second.script == instance.pushed["slurm_script"] == first.script
+    assert instance.pushed["slurm_jobs"] == jobs
+
+    # What is gone from the cluster is rendered, under its own name.
+    for job in jobs:
+        cluster.answer(f"rm {job['folder']}/job.sh")
+    third = submitter(place, registration)
+    third.execute(Instance().context)
+    assert third.script == first.script
+    cluster.answer(f"rm {hold}")
+
+
+def test_a_script_that_was_refused_is_shown_under_its_own_name(
+    run_dag: RunDag, cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    place = make_place(cluster, tmp_path, rows(2), execution={"partition": "nowhere"})
+    registration = registered(run_dag, place, "refused")
+    operator = submitter(place, registration)
+    with pytest.raises(AirflowFailException, match=r"nowhere|partition"):
+        operator.execute(Instance().context)
+    with place.control() as control:
+        (job,) = control.index.jobs(control.key)
+    assert f"#SBATCH --job-name={job.name}\n" in operator.script
+    assert f"#SBATCH --chdir={job.folder}\n" in operator.script
+    assert "#SBATCH --partition=nowhere\n" in operator.script

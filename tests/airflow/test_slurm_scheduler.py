@@ -143,6 +143,41 @@ def test_the_script_stands_in_rendered_template_and_in_full_as_xcom(whole: Whole
     assert "--array=0-11" in full
     (task,) = whole.run.tasks(SUBMIT)
     assert task["rendered_fields"]["script"].startswith("#!/bin/bash")
+    (job,) = client.xcom("on_slurm", id, SUBMIT, key="slurm_jobs")
+    assert full == Path(job["folder"], "job.sh").read_text()
+    assert is_shown(full, task["rendered_fields"]["script"])
+    assert f"--job-name={job['name']}\n" in task["rendered_fields"]["script"]
+
+
+def is_shown(script: str, shown: str) -> bool:
+    """Return whether Airflow shows a script, of which it may cut the end."""
+    return shown == script or (len(shown) >= 4000 and script.startswith(shown[:3900]))
+
+
+def test_a_submission_that_is_adopted_shows_the_script_that_it_finds(
+    airflow: Live, hpc: SlurmCluster, tmp_path: Path
+) -> None:
+    place = gated(hpc, tmp_path, "a")
+    run = start(airflow, place, n_workers=1)
+    wait_until(lambda: place.executions() == ["a"], 90, "the element to run")
+    client = airflow.client
+    full = client.xcom("on_slurm", run.id, SUBMIT, key="slurm_script")
+    (job,) = client.xcom("on_slurm", run.id, SUBMIT, key="slurm_jobs")
+    # The next try would ask for another time, and finds what runs.
+    place.file.write_text(place.file.read_text().replace("00:10:00", "00:11:00"))
+    client.clear("on_slurm", run.id, [(SUBMIT, -1)])
+    wait_until(
+        lambda: [t["state"] for t in run.tasks(SUBMIT) if t["try_number"] == 2] == ["success"],
+        90,
+        "the second try",
+    )
+    assert client.xcom("on_slurm", run.id, SUBMIT, key="slurm_script") == full
+    assert client.xcom("on_slurm", run.id, SUBMIT, key="slurm_jobs") == [job]
+    (task,) = run.tasks(SUBMIT)
+    assert is_shown(full, task["rendered_fields"]["script"])
+    assert "#SBATCH --time=00:10:00" in full
+    place.open_gate()
+    assert run.finish(120) == "success"
 
 
 def test_a_link_leads_to_job_id_and_log(whole: Whole, hpc: SlurmCluster) -> None:

@@ -9,17 +9,20 @@ from typing import Any, ClassVar
 from airflow.sdk import BaseOperatorLink, Context
 
 from airflow_ensemble.engine.control import Control
-from airflow_ensemble.engine.index.interface import Scope
+from airflow_ensemble.engine.index.interface import JobInfo, Scope
 from airflow_ensemble.hooks.slurm import SlurmHook
 from airflow_ensemble.operators.base import airflow_errors
 from airflow_ensemble.operators.dispatch import DispatchOperator, as_xcom, batch_of, map_limit
 from airflow_ensemble.operators.slurm_job_link import SlurmJobLink, job_page
 from airflow_ensemble.slurm.batches import (
     allowed_chunks,
+    read_scripts,
     render_scripts,
     submit,
     wanted_chunks,
 )
+from airflow_ensemble.slurm.cluster import Cluster
+from airflow_ensemble.slurm.errors import ClusterError
 
 #: Key of the XCom that holds the whole script; *Rendered Template* cuts long texts.
 SCRIPT = "slurm_script"
@@ -35,8 +38,8 @@ class SlurmSubmitOperator(DispatchOperator):
     ``{"chunk": id, "label": text, "count": number}`` to expand
     :class:`~airflow_ensemble.sensors.slurm_chunk.SlurmChunkSensor` over; none when there is nothing
     to do. A retry finds what was submitted and submits nothing twice. After a clear, the failed
-    simulations of the batch are submitted again. The script is shown under *Rendered Template*, and
-    in full as the XCom ``slurm_script``.
+    simulations of the batch are submitted again. The script that was submitted, by whichever try,
+    is shown under *Rendered Template*, and in full as the XCom ``slurm_script``.
 
     :param registration: the result of ``RegisterSimulationsOperator``. Templated.
     :param slurm_conn_id: connection of type ``slurm``. Templated.
@@ -83,8 +86,10 @@ class SlurmSubmitOperator(DispatchOperator):
             chunks = self.deal(control, batch, wanted, allowed)
             if not chunks:
                 return []
+            # What is refused is shown, too: as it would have been submitted.
             self.script = "\n".join(render_scripts(control, cluster, chunks))
             jobs = submit(control, cluster, chunks, stop=self._stop)
+            self._read_back(cluster, jobs)
         for job in jobs:
             self.log.info(
                 "array job %s (%s): files and logs in %s", job.job_id, job.name, job.folder
@@ -102,7 +107,14 @@ class SlurmSubmitOperator(DispatchOperator):
         if self._stop is not None:
             self._stop.set()
 
-    def _show(self, context: Context, jobs: Sequence[Any]) -> None:
+    def _read_back(self, cluster: Cluster, jobs: Sequence[JobInfo]) -> None:
+        """Show the scripts that were submitted: an earlier try may have had other options."""
+        try:
+            self.script = "\n".join(read_scripts(cluster, jobs))
+        except (ClusterError, OSError) as error:
+            self.log.warning("the submitted script cannot be read, and is rendered: %s", error)
+
+    def _show(self, context: Context, jobs: Sequence[JobInfo]) -> None:
         ti = context["ti"]
         ti.xcom_push(SCRIPT, self.script)
         ti.xcom_push(JOBS, [{"id": j.job_id, "name": j.name, "folder": j.folder} for j in jobs])

@@ -154,26 +154,23 @@ def resubmit(
 
 
 def render_scripts(control: Control, cluster: Cluster, chunks: Sequence[ChunkInfo]) -> list[str]:
-    """Return the batch scripts of chunks, as they were or would be submitted.
+    """Return the batch scripts of chunks, each under the name that its job has or will have.
+
+    Jobs that are missing are entered in the index, and not submitted.
 
     :param chunks: of one batch.
     """
-    jobs = {element.chunk: element.job for element in _placed(control, chunks)}
-    names = {chunk.id: jobs[chunk.id].name for chunk in chunks if chunk.id in jobs}
-    sizes: dict[str, int] = {}
-    for name in names.values():
-        sizes[name] = sizes.get(name, 0) + 1
-    scripts = [
-        render_array(_describe(control, cluster, job, sizes[job.name]))
-        for job in {job.name: job for job in jobs.values()}.values()
-        if job.name in sizes
-    ]
-    fresh = [chunk for chunk in chunks if chunk.id not in jobs]
-    limit = ask_site(control.ensemble, cluster).max_array_size if fresh else 1
-    for some in _arrays(fresh, limit):
-        parts = (control.ensemble, cluster, some[0].batch, some[0].resource_class, len(some))
-        scripts.append(render_array(_job(*parts)))
-    return scripts
+    return [_render(control, cluster, job) for job in _prepare(control, cluster, chunks)]
+
+
+def read_scripts(cluster: Cluster, jobs: Iterable[JobInfo]) -> list[str]:
+    """Return the batch scripts with which jobs were submitted, as they lie on the cluster.
+
+    :raises ClusterError: when it cannot be reached.
+    :raises OSError: when one is not there any more.
+    """
+    runner = cluster.client.runner
+    return [runner.read(f"{job.folder}/{_SCRIPT}").decode() for job in jobs]
 
 
 def preview(
@@ -363,12 +360,11 @@ def _finish(
             f"job {job.name} of batch {job.batch} was begun at {job.place!r}: go on with that "
             f"connection, not with {cluster.place!r}"
         )
-    elements = control.index.elements(job=job.name)
-    script = render_array(_describe(control, cluster, job, len(elements)))
+    script = _render(control, cluster, job)
     code = _read_code(control.ensemble, cluster)
     recipe = replace(control.recipe, code=tuple(one.path for one in code))
     names, files = [], [File(_SCRIPT, script.encode()), File(_LOGS, b"")]
-    for element in elements:
+    for element in control.index.elements(job=job.name):
         chunk = Chunk(
             index=control.index.uuid,
             batch=job.batch,
@@ -400,8 +396,8 @@ def _stage(
     stage.put_missing([bundle, *models, (job.folder, stamp_of(files), files)])
 
 
-def _describe(control: Control, cluster: Cluster, job: JobInfo, n_elements: int) -> Job:
-    """Return how a job of chunks is to be submitted, memory and time after its chunk's history."""
+def _render(control: Control, cluster: Cluster, job: JobInfo) -> str:
+    """Return the script of a job of chunks, memory and time after its chunk's history."""
     elements = control.index.elements(job=job.name)
     first = elements[0]
     factors = (1.0, 1.0)
@@ -410,15 +406,16 @@ def _describe(control: Control, cluster: Cluster, job: JobInfo, n_elements: int)
         earlier = control.index.elements(chunk=first.chunk)
         history = [e.end for e in earlier if e.submission < first.submission]
         factors = compound(policies, history)
-    return _job(
+    described = _job(
         control.ensemble,
         cluster,
         job.batch,
         control.index.chunk(first.chunk).resource_class,
-        n_elements,
+        len(elements),
         job=job,
         factors=factors,
     )
+    return render_array(described)
 
 
 def _job(
