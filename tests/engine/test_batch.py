@@ -9,15 +9,16 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_ensemble.engine import batch, upkeep
+from airflow_ensemble.engine import batch, segment, upkeep
 from airflow_ensemble.engine.batch import (
+    Reconciled,
     allowed_failures,
     cancel,
     dispatch,
@@ -29,12 +30,16 @@ from airflow_ensemble.engine.batch import (
     run_chunk,
     verdict,
 )
+from airflow_ensemble.engine.chunk import Assignment
 from airflow_ensemble.engine.control import Control, open_control
 from airflow_ensemble.engine.ensemble import load
 from airflow_ensemble.engine.errors import EnsembleError, Interrupted, ModelError, UsageError
 from airflow_ensemble.engine.evidence import Evidence, find_evidence
 from airflow_ensemble.engine.index.interface import BatchInfo, Counts, Scope
+from airflow_ensemble.engine.segment import Header
 from airflow_ensemble.engine.simulation import Reason, Status
+from airflow_ensemble.engine.storage import segment_name
+from tests.engine.index.cases import finished, started
 from tests.ensembles import executions, write_ensemble
 
 
@@ -240,10 +245,10 @@ def test_an_unknown_driver_keeps_its_batch_until_the_deadline(tmp_path, monkeypa
     path = write_ensemble(tmp_path, rows("ok"))
     with opened(path) as control:
         start(control, "of some scheduler")
-        assert reconcile(control) == []
-        assert reconcile(control, driver_alive=lambda info: True) == []
+        assert reconcile(control).settled == []
+        assert reconcile(control, driver_alive=lambda info: True).settled == []
         monkeypatch.setattr(batch, "DRIVER_DEADLINE", 0.0)
-        assert [given for _, given in reconcile(control)] == [1]
+        assert [given for _, given in reconcile(control).settled] == [1]
 
 
 def test_a_driver_known_to_be_dead_is_settled_at_once(tmp_path):
@@ -251,10 +256,48 @@ def test_a_driver_known_to_be_dead_is_settled_at_once(tmp_path):
     with opened(path) as control:
         start(control, "of some scheduler")
         asked = []
-        assert reconcile(control, driver_alive=lambda info: asked.append(info.key)) == []
+        found = reconcile(control, driver_alive=lambda info: asked.append(info.key))
+        assert found.settled == []
         assert asked == ["of some scheduler"]
-        assert len(reconcile(control, driver_alive=lambda info: False)) == 1
-        assert len(reconcile(control, force=True)) == 0
+        assert len(reconcile(control, driver_alive=lambda info: False).settled) == 1
+        assert len(reconcile(control, force=True).settled) == 0
+
+
+def write_outcome(control: Control, claim: Assignment) -> None:
+    """Write what a worker that completes a claim, and cannot say so, leaves behind."""
+    header = Header(
+        ensemble="tests",
+        settings_hash=control.recipe.settings.hash,
+        index=control.index.uuid,
+        writer="w",
+        token="t",
+        host="host",
+        pid=1,
+    )
+    name = segment_name(control.hash8, "w", 1, "t")
+    with closing(control.root.append(name)) as appender:
+        records = (header, started(claim), finished(claim))
+        appender.write("".join(map(segment.render, records)).encode())
+
+
+def test_reconcile_does_its_work_also_when_no_batch_is_open(tmp_path):
+    path = write_ensemble(tmp_path, rows("ok", "ok", "ok"))
+    with opened(path) as control:
+        register(control, "pulled")
+        assert reconcile(control) == Reconciled(0, 0, [])
+        control.index.enlist(control.key, "w", "host", lease=0.05)
+        told, lost = control.index.claim("w", 2)
+        assert control.index.open_batches(control.key) == []
+        write_outcome(control, told)
+        time.sleep(0.1)
+        assert reconcile(control) == Reconciled(1, 1, [])
+        statuses = {i.simulation.id: i.status for i in control.index.simulations(control.key)}
+        assert statuses[told.simulation.id] is Status.COMPLETE
+        assert statuses[lost.simulation.id] is Status.PENDING
+        assert reconcile(control) == Reconciled(0, 0, [])
+        # The next registration says what is left as it is, with nobody's help.
+        assert (again := register(control, "next")).complete == 1
+        assert (again.pending, again.elsewhere) == (2, 0)
 
 
 def start_on_slurm(control: Control, key: str, **options: object) -> str:
@@ -268,7 +311,7 @@ def test_a_backend_without_a_settler_is_left_alone(tmp_path):
     with opened(path) as control:
         start_on_slurm(control, "elsewhere")
         assert not (tmp_path / "output/.ensemble/chunks").exists()
-        assert reconcile(control, driver_alive=lambda info: False, force=True) == []
+        assert reconcile(control, driver_alive=lambda info: False, force=True).settled == []
         assert control.index.counts(control.key).dispatched == 2
 
 
@@ -291,7 +334,7 @@ def test_a_backend_settles_its_own_batches(tmp_path, alive, force, is_abandoned)
             control, driver_alive=lambda _: alive, force=force, settlers={"slurm": settle}
         )
         assert asked == [("far", "slurm", is_abandoned)]
-        assert settled == [(f"{batch_id}-0000", 1)]
+        assert settled.settled == [(f"{batch_id}-0000", 1)]
         # Registration settles in the same way: what was given back is this batch's now.
         again = register(control, "next", settlers={"slurm": settle})
         assert (again.pending, again.elsewhere) == (2, 0)

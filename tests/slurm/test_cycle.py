@@ -444,14 +444,14 @@ def test_a_batch_whose_driver_is_gone(ssh_bench: Bench) -> None:
     settlers = {"slurm": settler(lambda place: ssh_bench.cluster if place == "hpc" else None)}
     control = ssh_bench.control
     abandoned = batch.reconcile(control, driver_alive=lambda _: False, settlers=settlers)
-    assert abandoned == [(quick.chunk, 0)]
+    assert abandoned.settled == [(quick.chunk, 0)]
     nowhere = {"slurm": settler(lambda place: None)}
-    assert batch.reconcile(control, force=True, settlers=nowhere) == []
-    assert batch.reconcile(control, driver_alive=lambda _: True, settlers=settlers) == []
-    assert batch.reconcile(control, force=True, settlers=settlers) == []
+    assert batch.reconcile(control, force=True, settlers=nowhere).settled == []
+    assert batch.reconcile(control, driver_alive=lambda _: True, settlers=settlers).settled == []
+    assert batch.reconcile(control, force=True, settlers=settlers).settled == []
     ssh_bench.slurm.answer(f"scancel {job.job_id}")
-    until(lambda: batch.reconcile(control, force=True, settlers=settlers) == [(slow.chunk, 1)],
-          "the cancelled element to be settled")  # fmt: skip
+    until(lambda: batch.reconcile(control, force=True, settlers=settlers).settled
+          == [(slow.chunk, 1)], "the cancelled element to be settled")  # fmt: skip
     assert control.index.counts(control.key).pending == 1
 
 
@@ -464,7 +464,7 @@ def test_a_batch_that_was_never_submitted_is_given_back(ssh_bench: Bench) -> Non
     element = control.index.elements(batch=ssh_bench.batch)[0]
     assert element.job.job_id is None
     deadline = control.index.jobs(control.key)[0].deadline
-    given_back = batch.reconcile(control, force=True, settlers=settlers)
+    given_back = batch.reconcile(control, force=True, settlers=settlers).settled
     assert given_back == ([(element.chunk, 2)] if control.index.now() > deadline else [])
 
 

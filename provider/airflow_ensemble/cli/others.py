@@ -34,11 +34,9 @@ def wait_for_others(
     :raises Interrupted: when stopped.
     """
     from airflow_ensemble.engine.batch import reconcile
-    from airflow_ensemble.engine.ingest import ingest
 
     waited = False
     while True:
-        ingest(control)
         reconcile(control, settlers=settlers or {})
         counts = control.index.counts(control.key)
         if not counts.dispatched + counts.running:

@@ -79,6 +79,20 @@ class ChunkReport:
 
 
 @dataclass(frozen=True)
+class Reconciled:
+    """What dead runs and workers had left behind.
+
+    :param counted: finished attempts that were read from segments.
+    :param expired: simulations taken back from workers whose lease has ended.
+    :param settled: (chunk, simulations given back) of each chunk that nobody would have finished.
+    """
+
+    counted: int
+    expired: int
+    settled: Sequence[tuple[str, int]]
+
+
+@dataclass(frozen=True)
 class Verdict:
     """Whether a batch is good enough, and why."""
 
@@ -419,31 +433,27 @@ def reconcile(
     driver_alive: DriverAlive | None = None,
     force: bool = False,
     settlers: Mapping[str, Settler] | None = None,
-) -> list[tuple[str, int]]:
-    """Settle every open chunk that nobody will finish; ingest all segments first.
+) -> Reconciled:
+    """Ingest all segments, end leases that have run out, and settle what nobody will finish.
 
     :param control: the opened ensemble.
     :param driver_alive: asks whether a batch's driver lives, where the lock file cannot say.
     :param force: take drivers of whom nothing is known for dead, without waiting for the deadline.
     :param settlers: by backend, who settles its batches. Without one, batches of another backend
         than ``local`` are left alone: their workers cannot be seen from here.
-    :return: (chunk, simulations given back) of each that was settled.
     """
-    batches = control.index.open_batches(control.key)
-    if not batches:
-        return []
-    ingest(control)
-    control.index.expire()
+    counted = ingest(control)
+    expired = control.index.expire()
     by_backend: Mapping[str, Settler] = {_LOCAL: _settle_local, **(settlers or {})}
     settled: list[tuple[str, int]] = []
-    for batch in batches:
+    for batch in control.index.open_batches(control.key):
         settle = by_backend.get(batch.backend)
         if settle is None:
             log.info("batch %s: left to whoever reaches its %s jobs", batch.id, batch.backend)
             continue
         is_abandoned = not _has_driver(control, batch, driver_alive, force)
         settled += settle(control, batch, is_abandoned)
-    return settled
+    return Reconciled(counted, expired, settled)
 
 
 def _settle_local(control: Control, batch: BatchInfo, is_abandoned: bool) -> list[tuple[str, int]]:

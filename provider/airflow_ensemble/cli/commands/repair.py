@@ -133,19 +133,16 @@ def _add_reconcile_arguments(parser: ArgumentParser) -> None:
 
 def _reconcile(args: Namespace, console: Console) -> int:
     from airflow_ensemble.engine.batch import reconcile
-    from airflow_ensemble.engine.ingest import ingest
 
     with opened(args) as control:
-        counted = ingest(control)
-        settled = reconcile(control, force=args.force, settlers=make_settlers(control.ensemble))
-        expired = control.index.expire()
-    if counted:
-        console.say(f"{format_count(counted, 'finished attempt')} read from segments")
-    if expired:
-        console.say(f"{format_count(expired, 'simulation')} taken back from vanished workers")
-    if settled:
-        console.say(render_table(("chunk", "given back"), settled, right=("given back",)))
-    if not (counted or settled or expired):
+        found = reconcile(control, force=args.force, settlers=make_settlers(control.ensemble))
+    if found.counted:
+        console.say(f"{format_count(found.counted, 'finished attempt')} read from segments")
+    if found.expired:
+        console.say(f"{format_count(found.expired, 'simulation')} taken back from vanished workers")
+    if found.settled:
+        console.say(render_table(("chunk", "given back"), found.settled, right=("given back",)))
+    if not (found.counted or found.expired or found.settled):
         console.note("nothing to reconcile: no work was abandoned")
     return 0
 

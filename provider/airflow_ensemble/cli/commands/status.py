@@ -205,13 +205,10 @@ class _Source:
 
     def _refresh(self) -> None:
         from airflow_ensemble.engine.batch import reconcile
-        from airflow_ensemble.engine.ingest import ingest
 
         if self.control is None:
             raise UsageError("--refresh needs the ensemble file: segments lie below its output")
-        ingest(self.control)
         reconcile(self.control, settlers=make_settlers(self.control.ensemble))
-        self.index.expire()
 
 
 @contextmanager
