@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,14 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG, Connection, task
 from airflow.sdk.exceptions import AirflowFailException
+from hypothesis import example, given
+from hypothesis import strategies as st
 
+from airflow_ensemble.cli.opening import parse_settings
 from airflow_ensemble.engine.control import Control, open_control
 from airflow_ensemble.engine.ensemble import load
 from airflow_ensemble.hooks.ensemble import EnsembleHook
-from airflow_ensemble.operators.base import as_number, as_text
+from airflow_ensemble.operators.base import as_number, as_text, command_arguments
 from airflow_ensemble.operators.collect import CollectOperator
 from airflow_ensemble.operators.dispatch import DispatchOperator, batch_of
 from airflow_ensemble.operators.register import RegisterSimulationsOperator
@@ -296,3 +300,45 @@ def test_an_empty_field_of_a_connection_is_the_default_one(
     assert operator.slurm_settings.conn_id == "slurm_default"
     with operator.open_on_cluster(create=True) as (_, cluster):
         assert cluster.place == "slurm_default"
+
+
+# --- hints ----------------------------------------------------------------------------------------
+
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(st.characters(exclude_categories=["Cs"])),
+    st.sampled_from(
+        [*TEXTS.values(), "", "~", "/a: b", "/a #c", "/a\n", " x", "- a", "*a", "é\u2028"]
+    ),
+)
+names = st.one_of(st.sampled_from(["a", "a.b", "a=b", " a", "1.10", "~"]), st.text(min_size=1))
+parameters = st.dictionaries(
+    names.filter(str.strip).map(lambda name: name.encode(errors="ignore").decode() or "x"),
+    st.recursive(
+        scalars, lambda inner: st.lists(inner) | st.dictionaries(names, inner), max_leaves=5
+    ),
+)
+
+
+@given(parameters=parameters, version=scalars.filter(lambda value: value is not None))
+@example(parameters={"release": "1.10"}, version="1.10")
+@example(parameters={"x": 1e16, "y": -0.0, "z": "\x85\x7f"}, version="/a: b")
+def test_a_hint_is_read_back_as_what_it_was(parameters: dict[str, Any], version: Any) -> None:
+    overrides = {"model_version": version, "parameters": parameters, "output": Path("/o ut")}
+    words = shlex.split(command_arguments(Path("/e.yaml"), overrides))
+    assert words[:2] == ["-f", "/e.yaml"]
+    read = parse_settings(words[3::2])
+    assert words[2::2] == ["--set"] * len(read)
+    expected = {**overrides, "output": "/o ut"}
+    assert repr(read) == repr(expected)
+
+
+def test_a_hint_names_the_table_and_no_rows() -> None:
+    overrides = {"parameters.a": "1_0", "parameters": {"b": (1, "2")}, "simulations": "1_0"}
+    assert command_arguments(Path("/e.yaml"), overrides) == (
+        """-f /e.yaml --set 'parameters={"a": "1_0", "b": [1, "2"]}' --set simulations=1_0"""
+    )
+    assert command_arguments(Path("/e.yaml"), {"simulations": ROWS}) == "-f /e.yaml"

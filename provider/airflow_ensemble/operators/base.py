@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,9 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
 from airflow_ensemble.engine.control import Control
+from airflow_ensemble.engine.ensemble.file import merge
 from airflow_ensemble.engine.ensemble.schema import describe
+from airflow_ensemble.engine.ensemble.yaml_text import parse_value
 from airflow_ensemble.engine.errors import EnsembleError, UsageError
 from airflow_ensemble.hooks.ensemble import EnsembleHook, without_nones
 from airflow_ensemble.hooks.slurm import SlurmHook, SlurmSettings
@@ -28,11 +31,13 @@ if TYPE_CHECKING:
 
 #: Where a task remembers how often it could be tried when it last started.
 MAX_TRIES = "ensemble_max_tries"
-#: Keys of the ensemble file by which results and index are found.
+#: Keys of the ensemble file by which simulations, results and index are found.
 IDENTIFYING = frozenset(
     {"name", "model", "command", "model_version", "parameters", "products", "seed"}
-    | {"output", "control", "index"}
+    | {"output", "control", "index", "simulations", "types", "columns"}
 )
+#: What stands in JSON and not in YAML, or is the end of a line there.
+_NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 
 
 class EnsembleOperator(ExactTemplates):
@@ -155,13 +160,38 @@ class EnsembleOperator(ExactTemplates):
 
 
 def command_arguments(file: Path, overrides: Mapping[str, Any]) -> str:
-    """Return ``-f FILE``, and ``--set`` for the overrides that say which results are meant."""
+    """Return ``-f FILE``, and ``--set`` for the overrides that say which results are meant.
+
+    They are read back as exactly what they are here. Rows of a DAG are left out: they do not fit
+    into a line.
+    """
     words = ["-f", str(file)]
-    for key, value in overrides.items():
-        if key.partition(".")[0] in IDENTIFYING:
-            plain = isinstance(value, str) and value.startswith("/")
-            words += ["--set", f"{key}={value if plain else json.dumps(value)}"]
+    for key, value in merge({}, overrides).items():
+        is_rows = key == "simulations" and not isinstance(value, (str, os.PathLike))
+        if key in IDENTIFYING and not is_rows:
+            words += ["--set", f"{key}={as_setting(value)}"]
     return shlex.join(words)
+
+
+def as_setting(value: Any) -> str:
+    """Return a value as ``--set`` reads it: a text as it stands where that is read as a text."""
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if isinstance(value, str) and _is_read_as_text(value):
+        return value
+    text = json.dumps(value, ensure_ascii=False, default=_as_json)
+    return _NOT_IN_YAML.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def _is_read_as_text(text: str) -> bool:
+    try:
+        read = parse_value(text, "")
+    except UsageError:
+        return False
+    return type(read) is str and read == text
+
+
+def _as_json(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else str(value)
 
 
 def without_unset(written: Any, rendered: Any) -> Any:
