@@ -29,6 +29,7 @@ from airflow_ensemble.engine.storage import (
     OutputRoot,
     StorageError,
     check_name,
+    local_path,
     log_name,
     open_root,
     pack_name,
@@ -643,3 +644,8 @@ def test_shards_spread_simulations() -> None:
         counts[shard(f"sim-{n}")] = counts.get(shard(f"sim-{n}"), 0) + 1
     assert len(counts) == 256
     assert max(counts.values()) < 100
+
+
+def test_a_home_folder_that_nobody_knows_is_named() -> None:
+    with pytest.raises(UsageError, match="'~no-such-user/x' begins with a home folder that is not"):
+        local_path("~no-such-user/x")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from airflow_ensemble.engine.ensemble import Ensemble
     from airflow_ensemble.slurm.cluster import Cluster
 
+_NOT_WRITABLE = "it may only be read by this account: whoever runs the ensemble must write it"
 #: Problems of one kind that are named.
 NAMED = 10
 
@@ -148,16 +149,17 @@ def _check_output(ensemble: Ensemble) -> Finding:
 def _check_index(ensemble: Ensemble) -> Finding:
     location = _without_password(ensemble.index_location())
     index = open_existing_index(ensemble)
-    known = None
+    known, problems = None, tuple[str, ...]()
     if index is not None:
         with closing(index):
             known = find_key(index, ensemble)
+            problems = () if index.may_write else (_NOT_WRITABLE,)
     if known is None:
         refuse_forgotten_outcomes(ensemble)
     if index is None:
         return Finding("index", f"{location} does not exist yet; `ensemble run` makes it")
     registered = "these settings are registered" if known else "these settings are new"
-    return Finding("index", f"{location}: {registered}")
+    return Finding("index", f"{location}: {registered}", problems)
 
 
 def _check_cluster(ensemble: Ensemble) -> Iterator[Finding]:

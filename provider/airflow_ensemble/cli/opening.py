@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from airflow_ensemble.engine.control import Control
     from airflow_ensemble.engine.ensemble import Ensemble
     from airflow_ensemble.engine.index.interface import EnsembleKey, OutputIndex
+
+log = logging.getLogger(__name__)
 
 
 def find_file(args: Namespace) -> Path:
@@ -80,15 +83,40 @@ def load_ensemble(args: Namespace) -> Ensemble:
 
 
 @contextmanager
-def opened(args: Namespace, *, create: bool = False) -> Iterator[Control]:
+def opened(args: Namespace, *, create: bool = False, read_only: bool = False) -> Iterator[Control]:
     """Open the ensemble that the arguments name.
 
     :param create: make the index where there is none.
+    :param read_only: nothing will be written: what readers should know is said.
     """
     from airflow_ensemble.engine.control import open_control
 
-    with open_control(load_ensemble(args), create=create) as control:
+    with open_control(load_ensemble(args), create=create, read_only=read_only) as control:
+        if read_only:
+            warn_readers(control)
         yield control
+
+
+def warn_readers(control: Control) -> None:
+    """Say what keeps an index from telling the present truth about its ensemble."""
+    made_for = control.index.recipe(control.key).output
+    if made_for != control.ensemble.output:
+        log.warning(
+            "the index was made for the output root %s: this is a copy or was moved, and files are "
+            "read from %s",
+            made_for,
+            control.ensemble.output,
+        )
+    warn_of_unread(control.index, control.key)
+
+
+def warn_of_unread(index: OutputIndex, key: EnsembleKey) -> None:
+    """Say that results may be missing which this account cannot bring into the index."""
+    if not index.may_write and index.counts(key).unfinished:
+        log.warning(
+            "the index may only be read from here: results that have come since somebody who may "
+            "write it last looked are not counted"
+        )
 
 
 def check_ids(control: Control, ids: Sequence[str]) -> None:
@@ -111,14 +139,14 @@ def unknown_ids(control: Control, ids: Sequence[str]) -> UsageError:
 
 
 def open_existing_index(ensemble: Ensemble) -> OutputIndex | None:
-    """Open the ensemble's index if there is one; never make it.
+    """Open the ensemble's index for reading if there is one; never make it.
 
     :raises UsageError: when it is there and cannot be used.
     """
     from airflow_ensemble.engine.index import open_index
 
     try:
-        return open_index(ensemble.index_location())
+        return open_index(ensemble.index_location(), read_only=True)
     except IndexMissing:
         return None
 

@@ -424,7 +424,7 @@ def _is_text(variable: xr.DataArray) -> bool:
 
 
 def _write_local(dataset: xr.Dataset, target: Path, format: str) -> Path:
-    target.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(target)
     aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}")
     try:
         _write(dataset, str(aside), format)
@@ -432,6 +432,21 @@ def _write_local(dataset: xr.Dataset, target: Path, format: str) -> Path:
     finally:
         _remove(aside)
     return target
+
+
+def _make_folder(target: Path) -> None:
+    """Make the folder of a dataset.
+
+    :raises UsageError: when nothing can be written there.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=target.parent).close()
+    except OSError as error:
+        raise UsageError(
+            f"{target} cannot be written ({error.strerror}): name a place that can be, or change "
+            "the rights of its folder"
+        ) from error
 
 
 def _replace(aside: Path, target: Path) -> None:

@@ -111,6 +111,7 @@ def open_control(
     ensemble: Ensemble,
     *,
     create: bool = False,
+    read_only: bool = False,
     resolve_connection: Callable[[str], str] | None = None,
     root: OutputRoot | None = None,
 ) -> Control:
@@ -118,6 +119,7 @@ def open_control(
 
     :param ensemble: the loaded ensemble file.
     :param create: make the index where there is none; only ``init`` and ``register`` do.
+    :param read_only: nothing will be written, so that the right to read is enough.
     :param resolve_connection: turns an Airflow connection id into a database URI.
     :param root: the output root, where it is not reached by its name alone; its owner closes it.
     :raises UsageError: when the index is missing or not usable as configured.
@@ -125,7 +127,7 @@ def open_control(
     """
     location = ensemble.index_location(resolve_connection)
     root = open_root(ensemble.output) if root is None else root
-    return Control(ensemble, open_index(location, create=create), root)
+    return Control(ensemble, open_index(location, create=create, read_only=read_only), root)
 
 
 def _unknown_settings(name: str, hash8: str, known: list[EnsembleKey]) -> str:

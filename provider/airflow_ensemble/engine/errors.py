@@ -55,6 +55,12 @@ class IndexMissing(IndexMismatch):
     """There is no index here: only ``init``, ``register`` and ``rebuild`` make one."""
 
 
+class IndexReadOnly(OutputIndexError, UsageError):
+    """The index may only be read from here, and something was to be written to it."""
+
+    exit_code = 2
+
+
 class Fenced(EnsembleError):
     """This worker's lease has expired or its work was cancelled: it no longer owns what it runs."""
 

@@ -60,9 +60,12 @@ def add_index_options(parser: ArgumentParser, *, default: str | None = None) -> 
 
 
 @contextmanager
-def open_named_index(args: Namespace) -> Iterator[tuple[OutputIndex, EnsembleKey]]:
+def open_named_index(
+    args: Namespace, *, read_only: bool = False
+) -> Iterator[tuple[OutputIndex, EnsembleKey]]:
     """Open the index that ``--index`` names, and find the ensemble of ``--name`` in it.
 
+    :param read_only: nothing will be written, so that the right to read is enough.
     :raises UsageError: when one of both options is missing, or the ensemble is not in the index.
     """
     from airflow_ensemble.engine.index import open_index
@@ -71,7 +74,8 @@ def open_named_index(args: Namespace) -> Iterator[tuple[OutputIndex, EnsembleKey
     if not args.index or not args.name:
         raise UsageError("--index and --name go together: the index, and the ensemble in it")
     uuid = getattr(args, "uuid", None)
-    with closing(open_index(_read_location(args.index), uuid=uuid)) as index:
+    location = _read_location(args.index)
+    with closing(open_index(location, uuid=uuid, read_only=read_only)) as index:
         yield index, find_ensemble(index, args.name, args.settings_hash)
 
 

@@ -299,10 +299,16 @@ def uri_scheme(text: str) -> str:
 def local_path(text: str) -> Path:
     """Return the absolute path of a path or a ``file://`` URI.
 
-    :raises UsageError: when the URI names another host or a relative path.
+    :raises UsageError: when the URI names another host or a relative path, or nobody knows the
+        home folder that the path begins with.
     """
     if not uri_scheme(text):
-        return Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100 (keeps symbolic links)
+        try:
+            return Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100 (keeps links)
+        except RuntimeError as error:
+            raise UsageError(
+                f"{text!r} begins with a home folder that is not known here: write the path out"
+            ) from error
     parts = urlsplit(text)
     if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
         raise UsageError(f"{text!r} is not a local file URI: write file:///absolute/path")

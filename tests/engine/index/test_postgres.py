@@ -7,11 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from airflow_ensemble.engine.errors import IndexUnavailable, UsageError
+from airflow_ensemble.engine.errors import IndexReadOnly, IndexUnavailable, UsageError
 from airflow_ensemble.engine.index import open_index
 from airflow_ensemble.engine.index.database import Session
+from airflow_ensemble.engine.index.interface import Scope
 from airflow_ensemble.engine.index.output_index import DatabaseIndex
 from airflow_ensemble.engine.index.postgres import PostgresDatabase
+from airflow_ensemble.engine.index.statements import Statements
 from tests.engine.index.cases import dispatched, finished, ids_of, recipe, sims, started
 from tests.services.postgres import PASSWORD, PostgresServer
 
@@ -261,3 +263,63 @@ def lose_next_answer(
         return answer
 
     monkeypatch.setattr(connection, "execute", execute)
+
+
+@pytest.fixture
+def readers_location(postgres: PostgresServer) -> Iterator[str]:
+    """The location of an index as a role sees it that may only read."""
+    location = postgres.new_database()
+    database = location.rsplit("/", 1)[1]
+    index = open_index(location, create=True)
+    index.register(index.define(recipe()), sims(1, 2), batch_key="b")
+    index.close()
+    role = f"reader_{database}"
+    for text in (
+        f"CREATE ROLE {role} LOGIN PASSWORD 'r'",
+        f"GRANT USAGE ON SCHEMA airflow_ensemble TO {role}",
+        f"GRANT SELECT ON ALL TABLES IN SCHEMA airflow_ensemble TO {role}",
+    ):
+        postgres.execute(text, database)
+    yield f"postgresql://{role}:r@127.0.0.1:{postgres.port}/{database}"
+    postgres.execute(f"DROP OWNED BY {role}", database)
+    postgres.execute(f"DROP ROLE {role}", database)
+
+
+def test_a_role_that_may_only_read_reads(readers_location: str) -> None:
+    index = open_index(readers_location, read_only=True)
+    assert not index.may_write
+    (key,) = index.ensembles()
+    assert index.counts(key).pending == 2
+    assert [info.simulation for info in index.simulations(key)] == sims(1, 2)
+    assert list(index.results(key)) == index.attempts(key, "1") == index.open_batches(key) == []
+    assert (index.offsets(key), index.recipe(key)) == ({}, recipe())
+    assert index.workers(key) == index.jobs(key) == []
+    for write in (
+        lambda: index.define(recipe(seed=2)),
+        lambda: index.register(key, sims(9), batch_key="x"),
+        lambda: index.retry(key, Scope()),
+        index.expire,
+    ):
+        with pytest.raises(IndexReadOnly, match="may only read") as refusal:
+            write()
+        assert "CREATE SCHEMA" not in str(refusal.value)
+    index.close()
+
+
+def test_a_read_only_session_reads(readers_location: str, postgres: PostgresServer) -> None:
+    owner = postgres.dsn(readers_location.rsplit("/", 1)[1])
+    index = open_index(f"{owner}?options=-cdefault_transaction_read_only%3Don", read_only=True)
+    assert not index.may_write
+    index.close()
+    index = open_index(owner, read_only=True)
+    assert index.may_write
+    index.close()
+
+
+def test_an_older_schema_waits_for_its_owner(
+    readers_location: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = {**Statements("postgres", pyformat=True).migrations(), 99: ["SELECT 1"]}
+    monkeypatch.setattr(Statements, "migrations", lambda self: later)
+    with pytest.raises(IndexReadOnly, match=r"has schema version \d+, .*99.* brings it forward"):
+        open_index(readers_location, read_only=True)

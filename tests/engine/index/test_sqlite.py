@@ -10,6 +10,7 @@ import pytest
 from airflow_ensemble.engine.errors import (
     EnsembleError,
     IndexMismatch,
+    IndexReadOnly,
     IndexUnavailable,
     UsageError,
 )
@@ -147,7 +148,7 @@ def test_a_lock_that_is_never_released_is_named(sqlite_path: Path) -> None:
     [
         ("locking protocol", IndexMismatch, "cannot lock files"),
         ("disk I/O error", IndexMismatch, "cannot lock files"),
-        ("attempt to write a readonly database", UsageError, "check the rights"),
+        ("attempt to write a readonly database", IndexReadOnly, "check the rights"),
         ("unable to open database file", UsageError, "check the rights"),
         ("database is locked", IndexUnavailable, "another process holds it"),
         ("database or disk is full", IndexUnavailable, "free some space"),

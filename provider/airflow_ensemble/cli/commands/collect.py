@@ -44,7 +44,7 @@ def _run(args: Namespace, console: Console) -> int:
     from airflow_ensemble.engine.collect import summarize
 
     _check_target(args)
-    with opened(args) as control:
+    with opened(args, read_only=True) as control:
         meant = _meant(control, args.all)
         counts = meant.counts
         summaries = {one.product: one for one in summarize(meant.results(), counts.failed)}

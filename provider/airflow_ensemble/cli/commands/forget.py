@@ -22,7 +22,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
 
 
 def _run(args: Namespace, console: Console) -> int:
-    with opened(args) as control:
+    with opened(args, read_only=not args.yes) as control:
         check_ids(control, args.ids)
         command = " ".join(["ensemble forget --yes", *args.ids]) + file_option(args)
         forget_others(control, console, ids=args.ids, command=command if not args.yes else None)

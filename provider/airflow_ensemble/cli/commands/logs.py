@@ -18,7 +18,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
 def _run(args: Namespace, console: Console) -> int:
     from airflow_ensemble.engine.upkeep import read_log
 
-    with opened(args) as control:
+    with opened(args, read_only=True) as control:
         info = control.index.simulation(control.key, args.id)
         where = find_whereabouts(control.index, info.chunk if info else None)
         if where is not None:

@@ -29,7 +29,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
 
 
 def _run(args: Namespace, console: Console) -> int:
-    with opened(args) as control:
+    with opened(args, read_only=True) as control:
         info = control.index.simulation(control.key, args.id)
         if info is None:
             raise unknown_ids(control, [args.id])

@@ -22,7 +22,12 @@ from airflow_ensemble.cli.kubernetes.jobs import (
     summarise_view,
 )
 from airflow_ensemble.cli.kubernetes.jobs import as_record as kubernetes_record
-from airflow_ensemble.cli.opening import file_option, load_ensemble
+from airflow_ensemble.cli.opening import (
+    file_option,
+    load_ensemble,
+    warn_of_unread,
+    warn_readers,
+)
 from airflow_ensemble.cli.progress import Pace, make_progress
 from airflow_ensemble.cli.slurm.jobs import (
     SlurmView,
@@ -140,6 +145,11 @@ class _Source:
     has_table: bool = False
     _last: Standing | None = None
 
+    @property
+    def can_refresh(self) -> bool:
+        """Return whether new outcomes can be brought into the index from here."""
+        return self.control is not None and self.index.may_write
+
     def look(self, refresh: bool, pace: Pace | None = None) -> Report:
         """Read one report.
 
@@ -216,10 +226,12 @@ def _opened(args: Namespace) -> Iterator[_Source]:
     from airflow_ensemble.engine.control import open_control
 
     if args.index or args.name:
-        with open_named_index(args) as (index, key):
+        with open_named_index(args, read_only=True) as (index, key):
+            warn_of_unread(index, key)
             yield _Source(index, key, index.recipe(key).output)
         return
-    with open_control(load_ensemble(args)) as control:
+    with open_control(load_ensemble(args), read_only=not args.refresh) as control:
+        warn_readers(control)
         output, has_table = control.ensemble.output, not args.all
         yield _Source(control.index, control.key, output, control, has_table)
 
@@ -242,7 +254,7 @@ def _watch(source: _Source, args: Namespace, console: Console) -> Report:
     pace = Pace()
     with stop_on_signals(console, STOPPING) as stop, make_progress(console.quiet) as progress:
         while True:
-            report = source.look(refresh=args.refresh or source.control is not None, pace=pace)
+            report = source.look(refresh=args.refresh or source.can_refresh, pace=pace)
             views = (summarise_slurm_view(report.slurm), summarise_view(report.kubernetes))
             progress.remark = " · ".join(filter(None, views))
             progress.update(report.counts)
@@ -338,10 +350,16 @@ def _row(settings_hash: str, counts: Counts) -> list[str]:
 
 def write_atomically(path: Path, record: dict[str, Any]) -> None:
     """Write JSON aside and rename it, so that nobody ever reads half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{time.time_ns()}")
-    aside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    aside.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        aside.replace(path)
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be written ({error.strerror}): leave --write out, or send the output "
+            "of --json somewhere else"
+        ) from error
 
 
 COMMAND = Command(

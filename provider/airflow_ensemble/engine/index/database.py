@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from airflow_ensemble.engine.bell import wait_readable
-from airflow_ensemble.engine.errors import IndexMismatch, IndexMissing
+from airflow_ensemble.engine.errors import IndexMismatch, IndexMissing, IndexReadOnly
 from airflow_ensemble.engine.index.statements import Statements
 
 log = logging.getLogger(__name__)
@@ -87,6 +87,10 @@ class Database(ABC):
         wait_readable([wake], seconds)
         return False
 
+    def may_write(self) -> bool:
+        """Return whether transactions can change anything."""
+        return True
+
     @abstractmethod
     def hurry(self, patience: float) -> None:
         """Give a database that is out of reach up after so many seconds, calls under way too."""
@@ -115,7 +119,7 @@ def prepare(database: Database, *, create: bool, uuid: str | None) -> str:
         )
     migrations = database.statements.migrations()
     if int(known.get("schema", 0)) < max(migrations):
-        known = database.transact(lambda session: _migrate(session, migrations, database.place))
+        known = _brought_forward(database, migrations, known.get("schema", "0"))
     if int(known["schema"]) > max(migrations):
         raise IndexMismatch(
             f"the output index at {database.place} has schema version {known['schema']}; this "
@@ -127,6 +131,21 @@ def prepare(database: Database, *, create: bool, uuid: str | None) -> str:
             "this worker does not share the index; use PostgreSQL"
         )
     return str(known["uuid"])
+
+
+def _brought_forward(
+    database: Database, migrations: dict[int, list[str]], version: str
+) -> dict[str, str]:
+    try:
+        return database.transact(lambda session: _migrate(session, migrations, database.place))
+    except IndexReadOnly as error:
+        if not int(version):
+            raise
+        raise IndexReadOnly(
+            f"the output index at {database.place} has schema version {version}, this version of "
+            f"airflow-provider-ensemble reads {max(migrations)}, and it may only be read from here:"
+            " `ensemble status` by somebody who may write it brings it forward"
+        ) from error
 
 
 def _read_meta(session: Session) -> dict[str, str]:

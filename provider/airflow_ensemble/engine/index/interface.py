@@ -297,6 +297,8 @@ class OutputIndex(ABC):
     """
 
     uuid: str
+    #: False where this account may only read; known of indexes that were opened for reading.
+    may_write: bool = True
 
     @abstractmethod
     def close(self) -> None:

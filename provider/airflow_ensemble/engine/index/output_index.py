@@ -45,14 +45,21 @@ class DatabaseIndex(OutputIndex):
     :param database: where its rows are.
     :param create: make the index when there is none.
     :param uuid: the uuid that it must have; None accepts any.
+    :param read_only: whether nothing is to be written; then it is found out whether it could be.
     """
 
     def __init__(
-        self, database: Database, *, create: bool = False, uuid: str | None = None
+        self,
+        database: Database,
+        *,
+        create: bool = False,
+        uuid: str | None = None,
+        read_only: bool = False,
     ) -> None:
         self._database = database
         try:
             self.uuid = prepare(database, create=create, uuid=uuid)
+            self.may_write = not read_only or database.may_write()
         except BaseException:
             database.close()
             raise

@@ -15,7 +15,12 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from airflow_ensemble.engine.bell import wait_readable
-from airflow_ensemble.engine.errors import IndexUnavailable, OutputIndexError, UsageError
+from airflow_ensemble.engine.errors import (
+    IndexReadOnly,
+    IndexUnavailable,
+    OutputIndexError,
+    UsageError,
+)
 from airflow_ensemble.engine.index.database import Database, Session
 from airflow_ensemble.engine.index.statements import Statements
 
@@ -58,6 +63,8 @@ _CROWDED = ("too many clients", "remaining connection slots", "too many connecti
 _MORE_CONNECTIONS = (
     "every worker holds one connection: start fewer workers, or raise the server's max_connections"
 )
+# What a role is told that may not make the schema.
+_NO_OWNER = ("denied for database",)
 # What no later try can mend.
 _REFUSALS = ("authentication failed", "does not exist", "no password supplied", "pg_hba.conf")
 
@@ -132,6 +139,14 @@ class PostgresDatabase(Database):
             self._persist(_copier(text, batch), False)
             total += len(batch)
         return total
+
+    def may_write(self) -> bool:
+        """Return whether this role may change the tables, and this server takes changes at all."""
+        text = (
+            "SELECT has_table_privilege('simulations', 'UPDATE') "
+            "AND current_setting('transaction_read_only') = 'off'"
+        )
+        return bool(self.read(lambda session: session.execute(text, {}))[0][0][0])
 
     def await_news(self, ensemble: int, seconds: float, wake: int) -> bool:
         """Listen on this connection until somebody announces the ensemble."""
@@ -217,8 +232,7 @@ class PostgresDatabase(Database):
             return
         self._roll_back()
         if isinstance(error, errors.InsufficientPrivilege):
-            advice = "CREATE SCHEMA airflow_ensemble AUTHORIZATION <user> lets the user work"
-            self._give_up(error, UsageError, advice)
+            self._give_up(error, IndexReadOnly, _missing_right(error))
         if isinstance(error, (self._psycopg.OperationalError, errors.UndefinedTable)):
             self._give_up(error, IndexUnavailable)
         self._give_up(error, OutputIndexError)
@@ -293,6 +307,15 @@ class PostgresDatabase(Database):
                 "the output index's address is no PostgreSQL address: expected "
                 "postgresql://user@host:port/database"
             ) from None
+
+
+def _missing_right(error: psycopg.Error) -> str:
+    if any(words in str(error) for words in _NO_OWNER):
+        return "CREATE SCHEMA airflow_ensemble AUTHORIZATION <user> lets the user work"
+    return (
+        "this role may only read, or not even that: GRANT USAGE ON SCHEMA airflow_ensemble and "
+        "SELECT ON ALL TABLES IN it let it read, owning the schema lets it work"
+    )
 
 
 def _is_crowded(error: psycopg.Error) -> bool:

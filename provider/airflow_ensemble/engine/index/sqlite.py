@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,7 +14,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from airflow_ensemble.engine.errors import IndexMismatch, IndexMissing, IndexUnavailable, UsageError
+from airflow_ensemble.engine.errors import (
+    IndexMismatch,
+    IndexMissing,
+    IndexReadOnly,
+    IndexUnavailable,
+    UsageError,
+)
 from airflow_ensemble.engine.index.database import Database, Session
 from airflow_ensemble.engine.index.statements import Statements
 
@@ -66,7 +74,7 @@ class SqliteDatabase(Database):
         self._path = path
         self._turn = threading.RLock()
         self._check_file(create)
-        with self._explained():
+        with explained(self._path):
             self._connection = sqlite3.connect(
                 f"{path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}",
                 uri=True,
@@ -87,7 +95,7 @@ class SqliteDatabase(Database):
 
     def transact(self, work: Callable[[Session], T], *, repeat: bool = True) -> T:
         """Run ``work`` in one transaction that keeps other writers out."""
-        with self._turn, self._explained():
+        with self._turn, explained(self._path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 result = work(SqliteSession(self._connection, self.statements))
@@ -100,7 +108,7 @@ class SqliteDatabase(Database):
 
     def read(self, work: Callable[[Session], T]) -> T:
         """Run ``work``, which only reads."""
-        with self._turn, self._explained():
+        with self._turn, explained(self._path):
             return work(SqliteSession(self._connection, self.statements))
 
     def load(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> int:
@@ -110,7 +118,7 @@ class SqliteDatabase(Database):
         source = iter(rows)
         total = 0
         while batch := list(islice(source, _BATCH)):
-            with self._turn, self._explained():
+            with self._turn, explained(self._path):
                 self._connection.execute("BEGIN")
                 self._connection.executemany(text, batch)
                 self._connection.execute("COMMIT")
@@ -135,12 +143,8 @@ class SqliteDatabase(Database):
                 raise UsageError(
                     f"the output index {self._path} cannot be made: {error}"
                 ) from error
-        elif not self._path.is_file():
-            raise IndexMissing(
-                f"there is no output index at {self._path}: `ensemble register` or `ensemble run` "
-                "makes one; a worker that should find one here does not share the index's storage: "
-                "use PostgreSQL"
-            )
+        else:
+            check_exists(self._path)
 
     def _configure(self, patience: float) -> None:
         kind = file_system_of(self._path)
@@ -176,12 +180,60 @@ class SqliteDatabase(Database):
             else:
                 return
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.DatabaseError as error:
-            raise explain(error, self._path) from error
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Raise what tells a person what to do about a failure of SQLite.
+
+    :param path: of the index.
+    """
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        raise explain(error, path) from error
+
+
+def check_exists(path: Path) -> None:
+    """Refuse an index that is not there.
+
+    :raises IndexMissing: naming who makes one.
+    :raises UsageError: when the folder may not be looked into.
+    """
+    try:
+        is_there = stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        is_there = False
+    except OSError as error:
+        raise UsageError(
+            f"the output index {path} cannot be read ({error.strerror}): check the rights of the "
+            "file and of its folder"
+        ) from error
+    if not is_there:
+        raise IndexMissing(
+            f"there is no output index at {path}: `ensemble register` or `ensemble run` "
+            "makes one; a worker that should find one here does not share the index's storage: "
+            "use PostgreSQL"
+        )
+
+
+def may_write(path: Path) -> bool:
+    """Return whether this process may write an index: the file, and beside it."""
+    as_effective = os.access in os.supports_effective_ids
+    return os.access(path, os.W_OK, effective_ids=as_effective) and os.access(
+        path.parent, os.W_OK | os.X_OK, effective_ids=as_effective
+    )
+
+
+def refuse_writing(path: Path, text: str = "") -> IndexReadOnly:
+    """Return the error of those who may only read.
+
+    :param text: what SQLite says.
+    """
+    said = f" ({text})" if text else ""
+    return IndexReadOnly(
+        f"the output index {path} may only be read from here{said}: to change anything in it, "
+        "check the rights of the file and of its folder"
+    )
 
 
 def check_version(version: tuple[int, int, int]) -> None:
@@ -210,10 +262,13 @@ def explain(error: sqlite3.DatabaseError, path: Path) -> Exception:
             f"the output index {path} cannot be used ({text}): its file system cannot lock files; "
             "put the index on a local disk, or use PostgreSQL"
         )
-    if any(word in text for word in ("readonly", "unable to open", "authorization")):
+    cannot_open = "unable to open" in text
+    if "readonly" in text or (cannot_open and path.exists() and not may_write(path)):
+        return refuse_writing(path, text)
+    if cannot_open or "authorization" in text:
         return UsageError(
-            f"the output index {path} cannot be opened for writing ({text}): check the rights of "
-            "the file and of its folder"
+            f"the output index {path} cannot be opened ({text}): check the rights of the file and "
+            "of its folder"
         )
     if "locked" in text or "busy" in text:
         return IndexUnavailable(
