@@ -307,3 +307,18 @@ def test_a_hint_names_what_the_task_worked_on() -> None:
     assert command_arguments(Path("/e.yaml"), overrides) == (
         """-f /e.yaml --set 'output=/data/out put' --set 'parameters={"n_hours": -3}'"""
     )
+
+
+def test_variables_in_where_a_dataset_goes_are_put_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINE", str(tmp_path))
+    monkeypatch.delenv("NOPE", raising=False)
+
+    def target(to: str | None) -> str | None:
+        return CollectOperator(task_id="c", registration={}, ensemble="e.yaml", to=to)._target()
+
+    assert target("$MINE/all.nc") == f"{tmp_path}/all.nc"
+    assert target(None) is None
+    with pytest.raises(UsageError, match="task 'c': to names the variable NOPE, which is not set"):
+        target("$NOPE/all.nc")

@@ -65,6 +65,39 @@ def test_check_says_of_each_thing_that_it_is_fine(tmp_path, cli):
     assert picture(tmp_path) == before
 
 
+def test_check_shows_paths_as_they_are_used(tmp_path, cli, monkeypatch):
+    monkeypatch.setenv("MINE", str(tmp_path / "mine"))
+    execution = {"python": "${MINE}/python", "remote_root": "$ELSEWHERE"}
+    file = write_ensemble(
+        tmp_path, [{"id": "a"}], output="$MINE/out", control="$MINE/control", execution=execution
+    )
+    said = cli("check", file).out
+    assert f"simulations {tmp_path}/table.jsonl, control {tmp_path}/mine/control" in said
+    assert f"code {tmp_path}" in said
+    assert f"python {tmp_path}/mine/python" in said
+    assert f"output        {tmp_path}/mine/out; writable" in said
+    assert f"index         {tmp_path}/mine/control/index.sqlite" in said
+
+
+@pytest.mark.parametrize("command", ["run", "check", "status", "register"])
+def test_an_unset_variable_ends_every_command_before_anything_is_made(
+    tmp_path, cli, monkeypatch, command
+):
+    monkeypatch.delenv("SCRATCH", raising=False)
+    file = write_ensemble(tmp_path, [{"id": "a"}], output="$SCRATCH/out")
+    before = picture(tmp_path)
+    ended = cli(command, file)
+    assert (ended.code, ended.out) == (2, "")
+    assert "output names the variable SCRATCH, which is not set here" in ended.err
+    assert picture(tmp_path) == before
+
+
+def test_a_file_that_cannot_be_looked_for_is_named(cli):
+    ended = cli("status", "x" * 300)
+    assert ended.code == 2
+    assert f"the ensemble file {'x' * 300} cannot be read: File name too long" in ended.err
+
+
 def test_check_after_a_run_tells_what_is_known(tmp_path, cli):
     file = write_ensemble(tmp_path, [{"id": "a"}, {"id": "b", "what": "raise"}], max_attempts=1)
     cli("run", file)

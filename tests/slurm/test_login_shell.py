@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from airflow_ensemble.engine.ensemble import load
 from airflow_ensemble.engine.ensemble.paths import expand
 from airflow_ensemble.engine.ensemble.schema import Place
 from airflow_ensemble.engine.errors import UsageError
@@ -16,6 +17,7 @@ from airflow_ensemble.slurm.cluster import Cluster
 from airflow_ensemble.slurm.local_runner import LocalRunner
 from airflow_ensemble.slurm.login_shell import LoginShell
 from airflow_ensemble.slurm.runner import Completed, Runner
+from tests.ensembles import write_ensemble
 from tests.services.sshd import SshServer
 from tests.slurm.ssh_places import open_runner
 
@@ -129,3 +131,9 @@ def test_the_folder_of_a_connection_is_expanded_there(shell: LoginShell, home: P
         root("$NOPE_2/ens")
     with pytest.raises(UsageError, match=r"remote_root comes to 'a.*is not the absolute path"):
         root("$LINES_")
+
+
+def test_a_control_folder_is_not_expanded_twice(tmp_path: Path) -> None:
+    folder = tmp_path / "my $HOME"
+    ensemble = load(write_ensemble(folder, [{"id": "a"}]))
+    assert Cluster.local(ensemble).root({}) == f"{folder}/output/.ensemble/slurm"

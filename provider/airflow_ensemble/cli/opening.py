@@ -24,15 +24,18 @@ log = logging.getLogger(__name__)
 def find_file(args: Namespace) -> Path:
     """Return the path of the ensemble file that the arguments name.
 
-    :raises UsageError: when it is named twice, or when there is none.
+    :raises UsageError: when it is named twice, when there is none, or when it cannot be looked for.
     """
     positional = getattr(args, "positional_file", None)
     if positional and args.file and positional != args.file:
         raise UsageError(f"two ensemble files are named, {positional} and -f {args.file}: name one")
     path = Path(positional or args.file or DEFAULT_FILE)
-    if path.is_dir():
-        path = path / DEFAULT_FILE
-    if not path.exists():
+    try:
+        path = path / DEFAULT_FILE if path.is_dir() else path
+        is_there = path.exists()
+    except OSError as error:
+        raise UsageError(f"the ensemble file {path} cannot be read: {error.strerror}") from error
+    if not is_there:
         raise UsageError(
             f"there is no ensemble file {path}: name one, or write a starter with `ensemble init`"
         )

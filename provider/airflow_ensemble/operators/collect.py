@@ -41,7 +41,7 @@ class CollectOperator(EnsembleOperator):
     :param registration: the result of ``RegisterSimulationsOperator``. Templated.
     :param asset: name of the asset to update, or the asset itself.
     :param to: path or URI to write the dataset to, in one step; absent, it is opened and described
-        but not written. Templated.
+        but not written. Variables and ``~`` are put in on the side that writes it. Templated.
     :param format: ``zarr`` or ``netcdf``; default is what the ending of ``to`` says.
     """
 
