@@ -13,7 +13,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_ensemble.engine.control import open_control
 from airflow_ensemble.engine.ensemble import load
-from airflow_ensemble.engine.errors import UsageError
+from airflow_ensemble.engine.errors import CollectError, UsageError
 from airflow_ensemble.engine.index.interface import Scope
 from airflow_ensemble.engine.simulation import Status
 from airflow_ensemble.hooks.ensemble import EnsembleHook, database_uri, without_nones
@@ -54,6 +54,29 @@ def result(run: Any, task: str, map_index: int = -1) -> Any:
         )
         value = session.scalars(query).one().value
     return json.loads(value) if isinstance(value, str) else value
+
+
+def test_a_group_joins_axes_that_differ_when_it_is_told_to(run_dag: RunDag, tmp_path: Path) -> None:
+    import xarray as xr
+
+    model = """
+        import xarray as xr
+
+        def simulate(run):
+            x = list(range(run.params["x"] + 1))
+            return {"values": xr.Dataset({"v": ("x", x)}, coords={"x": x})}
+    """
+    path, target = write_ensemble(tmp_path, rows(2), model=model), tmp_path / "all.nc"
+    run = run_dag(group_dag("joined", path, to=str(target), align="outer"))
+    assert run.state == "success"
+    with xr.open_dataset(target) as dataset:
+        assert dataset["values"].values[1].tolist() == [0, 1]
+
+    collect = CollectOperator(
+        task_id="collect", registration=result(run, "e.register"), ensemble=path, to=str(target)
+    )
+    with open_control(load(path)) as control, pytest.raises(CollectError, match='align="outer"'):
+        collect.write(control, list(control.index.results(control.key)), str(target))
 
 
 def test_a_group_runs_every_simulation_once_and_says_what_it_did(

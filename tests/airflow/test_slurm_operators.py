@@ -135,6 +135,26 @@ def test_what_a_dead_run_left_on_the_cluster_is_taken_by_the_next(
     assert len(place.executions()) == 3
 
 
+def test_a_collecting_job_joins_axes_when_the_group_is_told_to(
+    run_dag: RunDag, cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    import xarray as xr
+
+    model = """
+        import xarray as xr
+
+        def simulate(run):
+            x = list(range(run.params["x"] + 1))
+            return {"values": xr.Dataset({"v": ("x", x)}, coords={"x": x})}
+    """
+    place = make_place(cluster, tmp_path, rows(2), model=model)
+    target = place.shared / "all.nc"
+    run = run_dag(group_dag("joined_there", place, to=str(target), align="outer"))
+    assert run.state == "success"
+    with xr.open_dataset(target) as dataset:
+        assert dataset["values"].values[1].tolist() == [0, 1]
+
+
 def test_a_collecting_job_that_takes_too_long_is_cancelled_and_the_next_try_submits_another(
     run_dag: RunDag, cluster: SlurmCluster, tmp_path: Path
 ) -> None:

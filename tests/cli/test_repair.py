@@ -286,6 +286,31 @@ def test_collect_writes_one_dataset(tmp_path, cli, name, option):
         assert dataset["values_empty"].values.tolist() == [False, False, True]
 
 
+def test_collect_names_its_own_option_for_axes_that_differ(tmp_path, cli):
+    import xarray as xr
+
+    model = """
+        import xarray as xr
+
+        def simulate(run):
+            x = list(range(run.params["x"] + 1))
+            return {"values": xr.Dataset({"v": ("x", x)}, coords={"x": x})}
+    """
+    file = write_ensemble(tmp_path, [{"id": "a", "x": 1}, {"id": "b", "x": 2}], model=model)
+    cli("run", file)
+
+    refused = cli("collect", file, "--to", tmp_path / "all.nc")
+    joined = cli("collect", file, "--to", tmp_path / "all.nc", "--align", "outer")
+
+    assert refused.code == 1
+    assert "'b' has 3 values along 'x', not 2" in refused.err
+    assert "choose --align outer to" in refused.err
+    assert joined.code == 0, joined.err
+    with xr.open_dataset(tmp_path / "all.nc") as dataset:
+        assert dataset["values"].values[1].tolist() == [0, 1, 2]
+        assert dataset["values"].values[0, :2].tolist() == [0, 1]
+
+
 def test_collect_before_all_is_over_says_so(tmp_path, cli):
     file = write_ensemble(tmp_path, ROWS[:3])
     cli("run", file, "--first", 1)

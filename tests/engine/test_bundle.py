@@ -179,6 +179,23 @@ def test_products_that_do_not_fit_together_are_no_wrong_input(
     assert not (tmp_path / "all.nc").exists()
 
 
+def test_axes_are_joined_when_that_is_asked_for(
+    archive: Path, results: Path, tmp_path: Path
+) -> None:
+    for id, axis in (("a", [1, 2]), ("b", [2, 3, 4])):
+        (tmp_path / f"output/h/field/{id}.nc").unlink()
+        product = xr.Dataset({"v": ("x", axis)}, coords={"x": axis})
+        product.to_netcdf(tmp_path / f"output/h/field/{id}.nc")
+    arguments = ("--to", str(tmp_path / "all.nc"))
+    assert (
+        'choose --align outer (align="outer" in a DAG)'
+        in collect(archive, results, *arguments).stderr
+    )
+    assert collect(archive, results, *arguments, "--align", "outer").returncode == 0
+    with xr.open_dataset(tmp_path / "all.nc") as dataset:
+        assert dataset["x"].values.tolist() == [1, 2, 3, 4]
+
+
 def test_a_target_that_cannot_be_written_is_named(archive: Path, results: Path) -> None:
     done = collect(archive, results, "--to", f"{results}/all.nc")
     assert done.returncode == 1

@@ -165,4 +165,6 @@ def test_a_collection(tmp_path: Path) -> None:
     results = f"{job.folder}/results.jsonl"
     expected = ["collect", "--results", results, "--output", "/out put", "--to", "/to/x.nc"]
     assert done.stdout.strip() == str(expected)
+    joined = run(job, render_collection(job, "/o", "/t", None, "outer")).stdout
+    assert "'--to', '/t', '--align', 'outer']" in joined
     assert "'--format', 'zarr'" in run(job, render_collection(job, "/o", "/t", "zarr")).stdout

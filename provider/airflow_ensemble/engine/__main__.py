@@ -123,6 +123,12 @@ def _add_collect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--product", action="append", metavar="NAME", help="only this product; may be repeated"
     )
+    parser.add_argument(
+        "--align",
+        choices=("exact", "outer"),
+        default="exact",
+        help="refuse axes of different sizes, or join them to their union",
+    )
     parser.add_argument("--verbose", action="store_true", help="log more")
 
 
@@ -159,7 +165,13 @@ def _collect(options: argparse.Namespace) -> int:
     if not results:
         raise UsageError(f"{options.results} names no result: there is nothing to collect")
     try:
-        dataset = open_collection(results, open_root(options.output), options.product)
+        dataset = open_collection(
+            results,
+            open_root(options.output),
+            options.product,
+            align=options.align,
+            outer_option='--align outer (align="outer" in a DAG)',
+        )
         written = write_collection(dataset, options.to, options.format)
     except OSError as error:
         raise EnsembleError(f"{options.to} was not written: {error}") from error

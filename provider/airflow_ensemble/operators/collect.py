@@ -18,7 +18,6 @@ from airflow_ensemble.engine.errors import UsageError
 from airflow_ensemble.engine.index.interface import Counts, Result, Scope
 from airflow_ensemble.engine.ingest import ingest
 from airflow_ensemble.engine.simulation import TERMINAL, Status
-from airflow_ensemble.engine.stacking import CollectError
 from airflow_ensemble.engine.standing import in_table_order
 from airflow_ensemble.engine.words import one_line
 from airflow_ensemble.operators.base import EnsembleOperator, airflow_errors, as_text
@@ -29,7 +28,7 @@ MAX_NAMED = 20
 
 
 class CollectOperator(EnsembleOperator):
-    """Judges this run's batch, opens the dataset of its products, and updates an asset.
+    """Judges this run's batch, collects its products into one dataset, and updates an asset.
 
     It runs whatever became of the chunks (``all_done``), also when there were none: a night with
     nothing to do succeeds and updates its asset. It fails when more simulations of the batch failed
@@ -40,12 +39,19 @@ class CollectOperator(EnsembleOperator):
 
     :param registration: the result of ``RegisterSimulationsOperator``. Templated.
     :param asset: name of the asset to update, or the asset itself.
-    :param to: path or URI to write the dataset to, in one step; absent, it is opened and described
-        but not written. Variables and ``~`` are put in on the side that writes it. Templated.
+    :param to: path or URI to write the dataset to, in one step; absent, no product is opened.
+        Variables and ``~`` are put in on the side that writes it. Templated.
     :param format: ``zarr`` or ``netcdf``; default is what the ending of ``to`` says.
+    :param align: ``exact`` refuses axes of different sizes, ``outer`` joins them to their union.
+        Templated.
     """
 
-    template_fields: Sequence[str] = (*EnsembleOperator.template_fields, "registration", "to")
+    template_fields: Sequence[str] = (
+        *EnsembleOperator.template_fields,
+        "registration",
+        "to",
+        "align",
+    )
     ui_color = "#d5ecd9"
 
     def __init__(
@@ -55,6 +61,7 @@ class CollectOperator(EnsembleOperator):
         asset: Asset | str | None = None,
         to: str | None = None,
         format: str | None = None,
+        align: str = "exact",
         trigger_rule: str = TriggerRule.ALL_DONE,
         retries: int = 1,
         **kwargs: Any,
@@ -67,6 +74,7 @@ class CollectOperator(EnsembleOperator):
         self.asset = asset
         self.to = to
         self.format = format
+        self.align = align
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Judge, collect, and return what the asset event says."""
@@ -123,18 +131,14 @@ class CollectOperator(EnsembleOperator):
     def _collect(self, control: Control) -> str | None:
         """Open the dataset, and write it where that was asked for; return where it is."""
         target = self._target()
-        results = self.results(control)
-        if not results:
-            return None
-        try:
-            dataset = open_collection(results, control.root)
-            self.log.info("dataset of %d simulations:\n%s", len(results), dataset)
-            return write_collection(dataset, target, self.format) if target else None
-        except CollectError as error:
-            if target:
-                raise
-            self.log.warning("the products do not make one dataset: %s", error)
-            return None
+        results = self.results(control) if target else []
+        return self.write(control, results, target) if target and results else None
+
+    def write(self, control: Control, results: Sequence[Result], target: str) -> str:
+        """Write the dataset of results, and return where it is."""
+        dataset = open_collection(results, control.root, align=self.align)
+        self.log.info("dataset of %d simulations:\n%s", len(results), dataset)
+        return write_collection(dataset, target, self.format)
 
     def _target(self, side: Side = HERE) -> str | None:
         """Return where ``to`` leads, on the side that writes the dataset; None without it."""

@@ -9,9 +9,10 @@ from typing import Any, NoReturn
 from airflow.sdk import BaseOperatorLink, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
 
-from airflow_ensemble.engine.collect import check_format, open_collection, write_collection
+from airflow_ensemble.engine.collect import check_format
 from airflow_ensemble.engine.control import Control
 from airflow_ensemble.engine.ensemble.paths import HERE
+from airflow_ensemble.engine.stacking import check_align
 from airflow_ensemble.hooks.slurm import SlurmHook
 from airflow_ensemble.operators.base import airflow_errors
 from airflow_ensemble.operators.collect import CollectOperator
@@ -54,11 +55,10 @@ class SlurmCollectOperator(CollectOperator):
             if not target or not results:
                 return self.report(context, control, None)
             if must_fetch(control):
-                dataset = open_collection(results, control.root)
-                return self.report(context, control, write_collection(dataset, target, self.format))
+                return self.report(context, control, self.write(control, results, target))
             batch = batch_of(self.registration)
-            form = check_format(target, self.format)
-            job = submit_collection(control, cluster, batch, results, target, form)
+            form, align = check_format(target, self.format), check_align(self.align)
+            job = submit_collection(control, cluster, batch, results, target, form, align=align)
             self.log.info(
                 "collecting in job %s (%s), files in %s", job.job_id, job.name, job.folder
             )

@@ -222,6 +222,7 @@ def submit_collection(
     to: str,
     format: str | None = None,
     *,
+    align: str = "exact",
     patience: float = PATIENCE,
     stop: threading.Event | None = None,
 ) -> JobInfo:
@@ -231,7 +232,7 @@ def submit_collection(
 
     :param results: what to collect.
     :param to: absolute path of the dataset on the cluster, or a URI.
-    :param format: as of ``ensemble collect``; None goes by the ending of ``to``.
+    :param format: as of ``ensemble collect``; None goes by the ending of ``to``. So is ``align``.
     :param patience: see :func:`~airflow_ensemble.slurm.submission.submit_once`; so is ``stop``.
     :return: its job: element 0, watched with ``chunk=None``. After its end, a call of
         ``index.end_element(collection_chunk(batch), …)`` lets the next one submit anew.
@@ -251,7 +252,7 @@ def submit_collection(
     if job.job_id is not None:
         return job
     described = _job(control.ensemble, cluster, batch, "", 1, job=job)
-    script = render_collection(described, control.recipe.output, to, format)
+    script = render_collection(described, control.recipe.output, to, format, align)
     files = [
         File(_SCRIPT, script.encode()),
         File(_RESULTS, "".join(render_results(results)).encode()),

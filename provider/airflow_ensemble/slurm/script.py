@@ -62,15 +62,20 @@ def render_array(job: Job) -> str:
     return _render(job, cpus + (_launching(job.launch) if job.launch else "") + run)
 
 
-def render_collection(job: Job, output: str, to: str, format: str | None) -> str:
+def render_collection(
+    job: Job, output: str, to: str, format: str | None, align: str = "exact"
+) -> str:
     """Return the script whose one element collects what ``results.jsonl`` names.
 
     :param output: the output root.
     :param to: path or URI of the dataset.
     :param format: of the dataset; None goes by the ending of ``to``.
+    :param align: ``exact`` or ``outer``.
     :raises UsageError: on an option value that would break out of its line.
     """
-    arguments = ("--output", output, "--to", to, *(("--format", format) if format else ()))
+    arguments = ["--output", output, "--to", to]
+    arguments += ["--format", format] if format else []
+    arguments += ["--align", align] if align != "exact" else []
     run = (
         f'exec "$python" "$bundle" collect --results {_quote(job.folder)}/results.jsonl '
         f"{' '.join(map(_quote, arguments))}\n"

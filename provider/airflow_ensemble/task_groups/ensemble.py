@@ -53,6 +53,8 @@ class EnsembleTaskGroup(TaskGroup):
         or an ``Asset``; default is an asset named after the group.
     :param to: where the collected dataset is written, if anywhere. Templated.
     :param format: ``zarr`` or ``netcdf``; default is what the ending of ``to`` says.
+    :param align: what that dataset does with axes of different sizes: ``exact`` refuses them,
+        ``outer`` joins them to their union. Templated.
     :param options: further arguments of ``TaskGroup``.
     """
 
@@ -67,6 +69,7 @@ class EnsembleTaskGroup(TaskGroup):
         asset: Asset | str | None = None,
         to: str | None = None,
         format: str | None = None,
+        align: str = "exact",
         **options: Any,
     ) -> None:
         super().__init__(group_id=group_id, **options)
@@ -86,6 +89,7 @@ class EnsembleTaskGroup(TaskGroup):
                 asset=asset or group_id,
                 to=to,
                 format=format,
+                align=align,
                 **common,
             )
             last >> collect

@@ -32,6 +32,13 @@ def _add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--product", metavar="NAME", help="only this product")
     parser.add_argument(
+        "--align",
+        choices=("exact", "outer"),
+        default="exact",
+        help="what to do with axes of different sizes: refuse them (exact, the default), or join "
+        "them to their union (outer)",
+    )
+    parser.add_argument(
         "--all",
         action="store_true",
         help="all simulations that the index knows with these settings, whatever the table has now",
@@ -143,19 +150,22 @@ def _write(
 ) -> str:
     from airflow_ensemble.engine.collect import open_collection, write_collection
 
-    dataset = open_collection(results, control.root, products)
+    dataset = open_collection(
+        results, control.root, products, align=args.align, outer_option="--align outer"
+    )
     return write_collection(dataset, args.to, args.format)
 
 
 COMMAND = Command(
     name="collect",
     summary="Sum up the products of the table's simulations, judge them, and write one dataset.",
-    example="ensemble collect\nensemble collect --to all.zarr --product footprint",
+    example="ensemble collect\nensemble collect --to all.zarr --product footprint --align outer",
     add_arguments=_add_arguments,
     run=_run,
     exit_codes={
         0: "all complete (or no more failed than max_failed allows)",
-        1: "some failed or have not run; what is there is collected",
+        1: "some failed or have not run, and what is there is collected; or products do not fit "
+        "into one dataset, and nothing is written",
         2: "wrong input, nothing was written",
     },
 )
