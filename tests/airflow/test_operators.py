@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,20 @@ from airflow_ensemble.engine.ensemble import load
 from airflow_ensemble.engine.errors import CollectError, UsageError
 from airflow_ensemble.engine.index.interface import Scope
 from airflow_ensemble.engine.simulation import Status
-from airflow_ensemble.hooks.ensemble import EnsembleHook, database_uri, without_nones
+from airflow_ensemble.hooks.ensemble import (
+    EnsembleHook,
+    database_uri,
+    index_spec,
+    without_nones,
+)
 from airflow_ensemble.operators.base import command_arguments
 from airflow_ensemble.operators.collect import CollectOperator
 from airflow_ensemble.operators.dispatch import DispatchOperator, batch_of
 from airflow_ensemble.operators.register import RegisterSimulationsOperator
 from airflow_ensemble.operators.run_chunk import RunChunkOperator
+from airflow_ensemble.slurm.client import SlurmClient
+from airflow_ensemble.slurm.cluster import Cluster
+from airflow_ensemble.slurm.local_runner import LocalRunner
 from airflow_ensemble.task_groups.ensemble import EnsembleTaskGroup
 from airflow_ensemble.task_groups.local import Local
 from tests.ensembles import executions, write_ensemble
@@ -345,3 +353,28 @@ def test_variables_in_where_a_dataset_goes_are_put_in(
     assert target(None) is None
     with pytest.raises(UsageError, match="task 'c': to names the variable NOPE, which is not set"):
         target("$NOPE/all.nc")
+
+
+def test_a_trigger_is_given_where_the_index_is(tmp_path: Path) -> None:
+    path = write_ensemble(tmp_path, rows(1))
+    assert index_spec(load(path)) == f"{tmp_path}/output/.ensemble/index.sqlite"
+    # A triggerer works in another folder.
+    assert index_spec(load(path, {"index": "my.sqlite"})) == f"{tmp_path}/my.sqlite"
+    assert index_spec(load(path, {"index": "env:INDEX"})) == "env:INDEX"
+
+
+def test_a_connection_whose_folder_is_not_known_is_refused_when_the_file_is_read(
+    tmp_path: Path,
+) -> None:
+    class Nothing:
+        name = "there"
+
+        def look_up(self, names: Sequence[str]) -> Mapping[str, str]:
+            return {}
+
+    path = write_ensemble(tmp_path, rows(1), output="/there")
+    cluster = Cluster(SlurmClient(LocalRunner()), "hpc", "$SCRATCH/ens", side=Nothing())
+    with pytest.raises(
+        UsageError, match="connection 'hpc': remote_root names the variable SCRATCH"
+    ):
+        EnsembleHook(path).load(cluster)

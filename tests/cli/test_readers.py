@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Cli, Ended, write_command_ensemble
+from tests.services.postgres import PostgresServer
 
 #: What root's tests run commands with: another account, which may read everything.
 _READER = (
@@ -121,6 +122,33 @@ def test_what_cannot_be_written_for_a_reader_is_named(read: Reader, place: Path)
     assert ended.code == 2
     (line,) = ended.err.splitlines()
     assert "status.json cannot be written" in line
+
+
+# --- PostgreSQL -----------------------------------------------------------------------------------
+
+
+def test_a_role_that_may_only_read(
+    tmp_path: Path, cli: Cli, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"id": f"s{x}", "x": x} for x in (1, 2, 3)]
+    keys = {"max_attempts": 1, "logs": "all", "index": "env:INDEX"}
+    file = write_command_ensemble(tmp_path, rows, COMMAND, **keys)
+    monkeypatch.setenv("INDEX", postgres.new_database())
+    assert cli("run", file).code == 1
+    monkeypatch.setenv("INDEX", postgres.make_reader(os.environ["INDEX"]))
+    assert cli("status", file, "--json").json["counts"]["complete"] == 2
+    named = cli("status", "--index", "env:INDEX", "--name", "tests", "--json")
+    assert named.json["counts"]["failed"] == 1
+    assert cli("status", file, "--watch").code == 1
+    assert "error" in cli("show", "s2", "-f", file).out
+    assert "said by 3" in cli("logs", "s3", "-f", file).out
+    assert "2 complete (0 empty), 1 failed" in cli("collect", file).out
+    assert "it may only be read by this account" in cli("check", file).out
+    assert cli("gc", file, "--dry-run").code == cli("forget", "-f", file).code == 0
+    for command in (("run",), ("retry", "--all", "-f"), ("status", "--refresh")):
+        ended = cli(*command, file)
+        assert ended.code == 2
+        assert "this role may only read" in ended.err.splitlines()[-1]
 
 
 # --- what is not in the file yet ------------------------------------------------------------------

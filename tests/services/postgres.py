@@ -112,6 +112,21 @@ class PostgresServer:
         self.execute(f"CREATE DATABASE {name}")
         return self.dsn(name)
 
+    def make_reader(self, location: str) -> str:
+        """Make a role that may only read the index at an address; return the address for it.
+
+        The role goes with the server.
+        """
+        database = location.rsplit("/", 1)[1]
+        role = f"reader_{database}"
+        for text in (
+            f"CREATE ROLE {role} LOGIN PASSWORD 'r'",
+            f"GRANT USAGE ON SCHEMA airflow_ensemble TO {role}",
+            f"GRANT SELECT ON ALL TABLES IN SCHEMA airflow_ensemble TO {role}",
+        ):
+            self.execute(text, database)
+        return f"postgresql://{role}:r@127.0.0.1:{self.port}/{database}"
+
     def execute(self, text: str, database: str = "postgres") -> list[tuple[object, ...]]:
         """Run one statement as the owner."""
         import psycopg

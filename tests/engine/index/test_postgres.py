@@ -266,23 +266,13 @@ def lose_next_answer(
 
 
 @pytest.fixture
-def readers_location(postgres: PostgresServer) -> Iterator[str]:
+def readers_location(postgres: PostgresServer) -> str:
     """The location of an index as a role sees it that may only read."""
     location = postgres.new_database()
-    database = location.rsplit("/", 1)[1]
     index = open_index(location, create=True)
     index.register(index.define(recipe()), sims(1, 2), batch_key="b")
     index.close()
-    role = f"reader_{database}"
-    for text in (
-        f"CREATE ROLE {role} LOGIN PASSWORD 'r'",
-        f"GRANT USAGE ON SCHEMA airflow_ensemble TO {role}",
-        f"GRANT SELECT ON ALL TABLES IN SCHEMA airflow_ensemble TO {role}",
-    ):
-        postgres.execute(text, database)
-    yield f"postgresql://{role}:r@127.0.0.1:{postgres.port}/{database}"
-    postgres.execute(f"DROP OWNED BY {role}", database)
-    postgres.execute(f"DROP ROLE {role}", database)
+    return postgres.make_reader(location)
 
 
 def test_a_role_that_may_only_read_reads(readers_location: str) -> None:

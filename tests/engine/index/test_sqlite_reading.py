@@ -51,6 +51,15 @@ def test_the_way_to_read(state: State, in_wal_mode: bool, way: str) -> None:
     assert choose_way(state, in_wal_mode=in_wal_mode) == way
 
 
+def test_the_log_of_another_machine_is_not_read_in_place() -> None:
+    def way(*state: tuple[int, int, int] | None, in_wal_mode: bool = True) -> str:
+        return choose_way(state, in_wal_mode=in_wal_mode, on_other_machine=True)
+
+    assert way(THERE, THERE, THERE, None) == COPIED
+    assert way(THERE, None, None, None) == ALONE
+    assert way(THERE, None, None, None, in_wal_mode=False) == TOGETHER
+
+
 @pytest.fixture
 def closed(sqlite_path: Path) -> Path:
     """An index with three simulations that its writer has closed."""

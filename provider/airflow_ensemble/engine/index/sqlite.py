@@ -34,7 +34,8 @@ OLDEST = (3, 35, 0)
 PATIENCE = 30.0
 _BATCH = 5000
 _MOUNTS = Path("/proc/mounts")
-_NETWORK_FILE_SYSTEMS = frozenset(
+#: Types of file systems on which other machines may work as well.
+NETWORK_FILE_SYSTEMS = frozenset(
     (
         *("nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "afs", "9p"),
         *("fuse.sshfs", "fuse.s3fs"),
@@ -148,7 +149,7 @@ class SqliteDatabase(Database):
 
     def _configure(self, patience: float) -> None:
         kind = file_system_of(self._path)
-        is_shared = kind in _NETWORK_FILE_SYSTEMS
+        is_shared = kind in NETWORK_FILE_SYSTEMS
         if is_shared:
             log.warning(
                 "the output index %s is on a network file system (%s): use PostgreSQL when more "

@@ -20,11 +20,13 @@ from typing import Any, TypeVar
 from airflow_ensemble.engine.errors import IndexUnavailable, UsageError
 from airflow_ensemble.engine.index.database import Database, Session
 from airflow_ensemble.engine.index.sqlite import (
+    NETWORK_FILE_SYSTEMS,
     PATIENCE,
     SqliteSession,
     check_exists,
     check_version,
     explained,
+    file_system_of,
     refuse_writing,
 )
 from airflow_ensemble.engine.index.statements import Statements
@@ -122,7 +124,11 @@ class SqliteReader(Database):
         """Open the file in the way that needs the least and misses nothing."""
         self.close()
         self._seen = _state_of(self._path)
-        way = choose_way(self._seen, in_wal_mode=_is_in_wal_mode(self._path))
+        way = choose_way(
+            self._seen,
+            in_wal_mode=_is_in_wal_mode(self._path),
+            on_other_machine=file_system_of(self._path) in NETWORK_FILE_SYSTEMS,
+        )
         if way == ALONE:
             self._connection = _connect(self._path, "mode=ro&immutable=1")
         elif way == COPIED or not self._join_writers():
@@ -166,10 +172,13 @@ TOGETHER = "together"
 COPIED = "copied"
 
 
-def choose_way(state: State, *, in_wal_mode: bool) -> str:
-    """Return how files in a state can be read where nothing may be made beside them."""
+def choose_way(state: State, *, in_wal_mode: bool, on_other_machine: bool = False) -> str:
+    """Return how files in a state can be read where nothing may be made beside them.
+
+    :param on_other_machine: whether a writer may be on another one, whose memory is not shared.
+    """
     _, log, memory, _ = state
-    if not in_wal_mode or (log is not None and memory is not None):
+    if not in_wal_mode or (log is not None and memory is not None and not on_other_machine):
         return TOGETHER
     return COPIED if log is not None and log[1] else ALONE
 
