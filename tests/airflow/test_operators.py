@@ -301,6 +301,11 @@ def test_a_connection_of_another_type_is_refused(
             {"host": "db", "login": "u", "schema": "x", "extra": '{"sslmode": "require"}'},
             "postgresql://u@db/x?sslmode=require",
         ),
+        (
+            {"host": "db", "password": "p", "extra": '{"application_name": 1.10, "port": 5e3}'},
+            "postgresql://:p@db/?application_name=1.10&port=5e3",
+        ),
+        ({"host": "db", "extra": '{"iam": true, "cursor": {"a": 1}}'}, "postgresql://db/"),
     ],
 )
 def test_connections_become_addresses(fields: Mapping[str, Any], uri: str) -> None:

@@ -67,11 +67,39 @@ def test_what_the_form_leaves_empty_is_the_default() -> None:
         ({"poll_interval": 0}, "poll_interval is 0"),
         ({"partitions": "debug"}, "'partitions' is not known: did you mean 'partition'"),
         ({"job_url": "https://hpc/"}, r"must hold \{job_id\}"),
+        ({"poll_interval": "1_0"}, "poll_interval is '1_0'"),
+        ({"poll_interval": True}, "poll_interval is True"),
+        ({"poll_interval": float("nan")}, "poll_interval is nan"),
+        ({"connect_timeout": "1e400"}, "connect_timeout is '1e400'"),
+        ({"setup": 5}, "setup must be lines of shell, or a list of texts, found the number 5"),
+        ({"setup": ["a", ["b"]]}, "setup must be lines of shell, or a list of texts, found a list"),
+        ({"setup": {"a": 1}}, "setup must be lines of shell"),
+        ({"no_host_key_check": "ture"}, "no_host_key_check is 'ture': it must be true or false"),
+        ({"partition": True}, "partition must be a text, found true"),
+        ({"python": ["python3"]}, "python must be a text, found a list"),
     ],
 )
 def test_a_wrong_field_is_named(extra: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=f"connection 'hpc'.*{message}"):
         read_settings(connection(**extra))
+
+
+def test_numbers_of_the_extra_are_texts_where_texts_are_meant() -> None:
+    extra = (
+        '{"remote_root": "/scratch", "account": 1e5, "partition": 2.10, "key_file": 7,'
+        ' "private_key_passphrase": 1.10, "poll_interval": 1e1, "no_host_key_check": 1}'
+    )
+    settings = read_settings(Connection(conn_id="hpc", conn_type="slurm", extra=extra))
+    assert settings.defaults == {"account": "1e5", "partition": "2.10"}
+    assert (settings.login.passphrase, settings.login.key_file) == ("1.10", "7")
+    assert (settings.poll_interval, settings.login.verify_host_key) == (10.0, False)
+
+
+@pytest.mark.parametrize(
+    ("value", "verifies"), [("true", False), (True, False), ("No", True), (0, True), (None, True)]
+)
+def test_the_host_key_check_is_turned_off_by_a_plain_yes_alone(value: Any, verifies: bool) -> None:
+    assert read_settings(connection(no_host_key_check=value)).login.verify_host_key is verifies
 
 
 def test_a_connection_of_another_type_is_refused() -> None:

@@ -16,6 +16,7 @@ from airflow_ensemble.engine.ensemble.index_spec import is_reference, locate_ind
 from airflow_ensemble.engine.ensemble.schema import Place
 from airflow_ensemble.engine.errors import UsageError
 from airflow_ensemble.engine.storage import OutputRoot
+from airflow_ensemble.hooks.extra import is_text, read_extra
 from airflow_ensemble.slurm.cluster import Cluster
 from airflow_ensemble.slurm.remote_root import RemoteRoot, open_output
 
@@ -118,12 +119,11 @@ def database_uri(connection: Connection) -> str:
             f"connection {connection.conn_id!r} is of type {connection.conn_type!r}: an output "
             "index lives in PostgreSQL, so its connection must be of type 'postgres'"
         )
-    login = ":".join(
-        quote(part, safe="") for part in (connection.login, connection.password) if part
-    )
+    password = f":{quote(connection.password, safe='')}" if connection.password else ""
+    login = quote(connection.login or "", safe="") + password
     port = f":{connection.port}" if connection.port else ""
     place = f"{connection.host or ''}{port}/{quote(connection.schema or '', safe='')}"
-    extra = {key: value for key, value in connection.extra_dejson.items() if _is_plain(value)}
+    extra = {key: value for key, value in read_extra(connection).items() if is_text(value)}
     query = f"?{urlencode(extra, quote_via=quote)}" if extra else ""
     return f"postgresql://{login}{'@' if login else ''}{place}{query}"
 
@@ -169,7 +169,3 @@ def _none_for_blank(value: Any, depth: int) -> Any:
     if isinstance(value, Mapping) and depth > 1:
         return {key: _none_for_blank(item, depth - 1) for key, item in value.items()}
     return None if isinstance(value, str) and not value else value
-
-
-def _is_plain(value: object) -> bool:
-    return isinstance(value, (str, int, float)) and not isinstance(value, bool)

@@ -13,8 +13,10 @@ from airflow.sdk import BaseHook, Connection
 from airflow.sdk.exceptions import AirflowNotFoundException, AirflowRuntimeError
 
 from airflow_ensemble.engine.ensemble.paths import expand
-from airflow_ensemble.engine.ensemble.schema import Place
+from airflow_ensemble.engine.ensemble.schema import Place, describe
+from airflow_ensemble.engine.ensemble.written import read_number
 from airflow_ensemble.engine.errors import UsageError
+from airflow_ensemble.hooks.extra import is_text, read_extra
 from airflow_ensemble.slurm.client import SlurmClient
 from airflow_ensemble.slurm.cluster import Cluster
 from airflow_ensemble.slurm.connecting import make_runner
@@ -29,13 +31,17 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two polls of a cluster when its connection says nothing else.
 POLL_INTERVAL = 10.0
-#: Keys of the connection's extra.
-EXTRA = (
-    *("remote_root", "partition", "account", "poll_interval", "setup", "python", "job_url"),
-    *("private_key", "private_key_passphrase", "key_file", "host_key", "known_hosts"),
-    *("no_host_key_check", "proxy_jump", "control_path", "connect_timeout"),
+#: Texts of the connection's extra that say how to get in, by the names that ``Login`` has for them.
+_LOGIN = ("private_key", "key_file", "host_key", "known_hosts", "proxy_jump", "control_path")
+_TEXTS = frozenset(
+    {"remote_root", "partition", "account", "python", "job_url", "private_key_passphrase", *_LOGIN}
 )
-_YES = frozenset({"true", "1", "yes", "on"})
+#: Keys of the connection's extra.
+EXTRA = (*sorted(_TEXTS), "poll_interval", "setup", "no_host_key_check", "connect_timeout")
+_FLAGS = {
+    **dict.fromkeys(("true", "1", "yes", "on"), True),
+    **dict.fromkeys(("false", "0", "no", "off"), False),
+}
 
 
 @dataclass(frozen=True)
@@ -180,14 +186,16 @@ def read_settings(connection: Connection) -> SlurmSettings:
     where = f"connection {connection.conn_id!r}"
     if connection.conn_type != SlurmHook.conn_type:
         raise UsageError(f"{where} is of type {connection.conn_type!r}: it must be 'slurm'")
-    extra = {
-        key: value for key, value in connection.extra_dejson.items() if value not in ("", None)
-    }
+    extra = {key: value for key, value in read_extra(connection).items() if value not in ("", None)}
     for key in set(extra) - set(EXTRA):
         meant = get_close_matches(key, EXTRA, 1)
         hint = f": did you mean {meant[0]!r}?" if meant else f": known are {', '.join(EXTRA)}"
         raise UsageError(f"{where}: extra {key!r} is not known{hint}")
-    root = str(extra.get("remote_root", ""))
+    for key in _TEXTS & set(extra):
+        if not is_text(extra[key]):
+            raise UsageError(f"{where}: {key} must be a text, found {describe(extra[key])}")
+        extra[key] = str(extra[key])
+    root = extra.get("remote_root", "")
     if not root.startswith(("/", "~", "$")):
         raise UsageError(
             f"{where}: remote_root must be the absolute path of a folder on the cluster in which "
@@ -197,8 +205,8 @@ def read_settings(connection: Connection) -> SlurmSettings:
         conn_id=connection.conn_id,
         login=_read_login(connection, extra, where),
         remote_root=root.rstrip("/") or "/",
-        defaults={key: str(extra[key]) for key in ("partition", "account") if key in extra},
-        setup=_read_setup(extra.get("setup", ())),
+        defaults={key: extra[key] for key in ("partition", "account") if key in extra},
+        setup=_read_setup(extra.get("setup", []), where),
         python=interpreter(extra),
         poll_interval=_read_seconds(extra, "poll_interval", POLL_INTERVAL, where),
         job_url=_read_job_url(extra, where),
@@ -206,41 +214,45 @@ def read_settings(connection: Connection) -> SlurmSettings:
 
 
 def _read_login(connection: Connection, extra: Mapping[str, Any], where: str) -> Login:
-    texts = ("private_key", "key_file", "host_key", "known_hosts", "proxy_jump", "control_path")
     return Login(
         host=connection.host or None,
         port=connection.port or 22,
         user=connection.login or None,
         password=connection.password or None,
         passphrase=extra.get("private_key_passphrase"),
-        verify_host_key=not _read_flag(extra.get("no_host_key_check", False)),
+        verify_host_key=not _read_flag(extra, "no_host_key_check", where),
         connect_timeout=_read_seconds(extra, "connect_timeout", Login.connect_timeout, where),
-        **{key: str(extra[key]) for key in texts if key in extra},
+        **{key: extra[key] for key in _LOGIN if key in extra},
     )
 
 
-def _read_setup(value: Any) -> tuple[str, ...]:
-    lines = value.splitlines() if isinstance(value, str) else [str(line) for line in value]
+def _read_setup(value: Any, where: str) -> tuple[str, ...]:
+    lines = value.splitlines() if isinstance(value, str) else value
+    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+        raise UsageError(
+            f"{where}: setup must be lines of shell, or a list of texts, found {describe(value)}"
+        )
     return tuple(line for line in lines if line.strip())
 
 
-def _read_flag(value: Any) -> bool:
-    return str(value).strip().lower() in _YES
+def _read_flag(extra: Mapping[str, Any], key: str, where: str) -> bool:
+    value = str(extra.get(key, False)).strip().lower()
+    if value not in _FLAGS:
+        raise UsageError(f"{where}: {key} is {extra[key]!r}: it must be true or false")
+    return _FLAGS[value]
 
 
 def _read_seconds(extra: Mapping[str, Any], key: str, default: float, where: str) -> float:
     value = extra.get(key, default)
-    try:
-        seconds = float(value)
-    except (TypeError, ValueError):
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise UsageError(f"{where}: {key} is {value!r}: it must be a number of seconds above 0")
-    return seconds
+    number = read_number(value.strip()) if isinstance(value, str) else value
+    is_truth = isinstance(number, bool)
+    if isinstance(number, (int, float)) and not is_truth and 0 < number < float("inf"):
+        return float(number)
+    raise UsageError(f"{where}: {key} is {value!r}: it must be a number of seconds above 0")
 
 
 def _read_job_url(extra: Mapping[str, Any], where: str) -> str:
-    url = str(extra.get("job_url", ""))
+    url: str = extra.get("job_url", "")
     if url and "{job_id}" not in url:
         raise UsageError(f"{where}: job_url is {url!r}: it must hold {{job_id}} where the id goes")
     return url
