@@ -106,6 +106,8 @@ def test_home_folders(monkeypatch: pytest.MonkeyPatch) -> None:
         ("/run$", "'$' is not expanded"),
         ("$ü", "is not expanded"),
         ("$-$$A", "'$-$$A' is not expanded"),
+        ("~a\0/x", "output must be a path in UTF-8, without NUL characters"),
+        ("/a/\ud800", "output must be a path in UTF-8, without NUL characters"),
     ],
 )
 def test_what_is_refused(monkeypatch: pytest.MonkeyPatch, text: str, message: str) -> None:
@@ -215,6 +217,11 @@ def test_an_unset_variable_is_refused_by_key_and_name(
     with pytest.raises(UsageError) as caught:
         loaded(tmp_path, **keys)
     assert f"ensemble.yaml: {key} names the variable NOPE, which is not set" in str(caught.value)
+
+
+def test_code_with_too_long_a_name_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"execution\.code: there is no "):
+        loaded(tmp_path, execution={"code": ["x" * 300]})
 
 
 def test_overrides_are_expanded_like_the_file(tmp_path: Path, environment: Path) -> None:

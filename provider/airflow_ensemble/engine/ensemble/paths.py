@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn, Protocol
 from urllib.parse import quote
 
-from airflow_ensemble.engine.ensemble.schema import Place
+from airflow_ensemble.engine.ensemble.schema import Place, refuse
 from airflow_ensemble.engine.errors import UsageError
 from airflow_ensemble.engine.storage import uri_scheme
 
@@ -70,9 +70,11 @@ def expand(text: str, place: Place, side: Side = HERE) -> str:
     :param text: as it was written.
     :param place: where it stands.
     :param side: where it is used.
-    :raises UsageError: naming a variable or home folder that is not known there or is empty, or a
-        dollar sign that is neither.
+    :raises UsageError: naming a variable or home folder that is not known there or is empty, a
+        dollar sign that is neither, or characters that no path can have.
     """
+    if "\0" in text or not _is_utf8(text):
+        refuse(place, "a path in UTF-8, without NUL characters", text)
     names = references(text, place)
     values = side.look_up(names) if names else {}
     for name in names:
@@ -123,10 +125,16 @@ def _check_value(name: str, value: str | None, place: Place, side: Side) -> None
         _refuse(name, "is not known" if name[0] == HOME else "is not set", place, side)
     if not value:
         _refuse(name, "is empty", place, side)
-    try:
-        value.encode()
-    except UnicodeEncodeError:
+    if not _is_utf8(value):
         _refuse(name, "is not UTF-8 text", place, side)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _refuse(name: str, why: str, place: Place, side: Side) -> NoReturn:
