@@ -465,6 +465,23 @@ def test_a_failed_write_leaves_the_old_collection(
     assert [path.name for path in target.parent.iterdir()] == ["all.zarr"]
 
 
+@pytest.mark.parametrize(
+    ("params", "why"),
+    [
+        ({"%cloud": 1}, "a variable of a netcdf dataset cannot be called '%cloud'.* write Zarr"),
+        ({"note": "a\0b"}, "a text of 'note' holds the character NUL"),
+    ],
+)
+def test_what_netcdf_cannot_hold_is_refused_by_name(
+    params: dict[str, Any], why: str, root: OutputRoot, store: Any, tmp_path: Path
+) -> None:
+    dataset = open_collection([store("a", params)], root)
+    with pytest.raises(CollectError, match=why):
+        write_collection(dataset, str(tmp_path / "all.nc"))
+    with xr.open_dataset(write_collection(dataset, str(tmp_path / "all.zarr"))) as again:
+        assert {name: again[name].values[0] for name in params} == params
+
+
 def test_the_format_follows_the_suffix_or_is_named(tmp_path: Path) -> None:
     assert collect.check_format("x/y.zarr/") == "zarr"
     assert collect.check_format("s3://b/y.nc") == "netcdf"

@@ -153,6 +153,7 @@ def test_packed_values_are_joined_as_what_they_stand_for(collect: Any, tmp_path:
             file.createDimension("x", 2)
             variable = file.createVariable("v", "i2", ("x",), fill_value=-32768)
             variable.scale_factor, variable.add_offset = scale, offset
+            variable.valid_max = np.int16(9999)
             variable[:] = np.ma.masked_array([280.15, 0], [False, True])
 
         return write
@@ -160,6 +161,7 @@ def test_packed_values_are_joined_as_what_they_stand_for(collect: Any, tmp_path:
     exact = one([280.1234567, 1e9]).drop_vars("x")
     for contents in ((packed(0.01, 273.15), exact), (exact, packed(0.01, 273.15))):
         dataset = collect(*contents)
+        assert "valid_max" not in collect(packed(0.01, 273.15))["out"].attrs
         for name in ("all.nc", "all.zarr"):
             with xr.open_dataset(write_collection(dataset, str(tmp_path / name))) as again:
                 found = sorted(again["out"].values.tolist())
@@ -205,7 +207,7 @@ def test_dates_beyond_nanoseconds_have_a_unit_that_holds_them_all(
                 np.testing.assert_array_equal(row, values.astype("M8[ms]"))
 
 
-def test_dates_of_other_calendars_stay_apart(collect: Any) -> None:
+def test_dates_of_other_calendars_stay_apart(collect: Any, tmp_path: Path) -> None:
     def model_year(calendar: str) -> Callable[[Any], None]:
         def write(file: Any) -> None:
             file.createDimension("x", 2)
@@ -219,6 +221,8 @@ def test_dates_of_other_calendars_stay_apart(collect: Any) -> None:
     assert [date.isoformat()[:10] for date in dataset["out"].values[0]] == [
         "2000-02-28", "2000-03-02",
     ]  # fmt: skip
+    with pytest.raises(CollectError, match=r"'out' has dates of a calendar .* none for some"):
+        write_collection(collect(model_year("noleap"), None), str(tmp_path / "all.nc"))
     for other in ("360_day", "standard"):
         with pytest.raises(CollectError, match=r"'s1' has dates.* in 'v', not dates of the cal"):
             collect(model_year("noleap"), model_year(other))

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from airflow_ensemble.engine.storage import OutputRoot
 
 NETCDF = frozenset({".nc", ".nc4", ".cdf"})
+#: Names that NetCDF does not take.
+_NO_NAME = re.compile(r"^[^A-Za-z0-9_\x80-\U0010ffff]|[\x00-\x1f\x7f/]|\s$")
 FORMATS = ("zarr", "netcdf")
 
 
@@ -370,9 +372,10 @@ def write_collection(dataset: xr.Dataset, target: str, format: str | None = None
     :param format: ``zarr`` or ``netcdf``; None takes it from the suffix ``.zarr`` or ``.nc``.
     :return: the target as an absolute path or URI.
     :raises UsageError: on an unknown format.
+    :raises CollectError: on what the format cannot hold.
     """
     format = check_format(target, format)
-    ready = _storable(dataset)
+    ready = _storable(dataset, format)
     if uri_scheme(target) in ("", "file"):
         return str(_write_local(ready, local_path(target), format))
     _write_remote(ready, target, format)
@@ -411,12 +414,33 @@ def check_packages(format: str) -> None:
         )
 
 
-def _storable(dataset: xr.Dataset) -> xr.Dataset:
+def _storable(dataset: xr.Dataset, format: str) -> xr.Dataset:
     """Bring text into memory: both formats must know what it is before they write it."""
+    for name in dataset.variables:
+        if not name or (format == "netcdf" and _NO_NAME.search(str(name))):
+            raise CollectError(
+                f"a variable of a {format} dataset cannot be called {name!r}: call it something "
+                "else" + (", or write Zarr" if name else "")
+            )
     text = {name: dataset[name].load() for name in dataset.variables if _is_text(dataset[name])}
+    for name, variable in text.items():
+        _check_texts(str(name), variable.values.ravel().tolist(), format)
     data = {name: value for name, value in text.items() if name in dataset.data_vars}
     coords = {name: value for name, value in text.items() if name not in data}
     return dataset.assign_coords(coords).assign(data)
+
+
+def _check_texts(name: str, values: Sequence[Any], format: str) -> None:
+    """Raise on texts, or dates of a calendar, that would not be read back as they are."""
+    if any(value is None for value in values):
+        raise CollectError(
+            f"{name!r} has dates of a calendar of their own, and none for some simulations: "
+            f"{format} has no missing date of such a calendar, so leave the product out"
+        )
+    if format == "netcdf" and any("\0" in value for value in values if isinstance(value, str)):
+        raise CollectError(
+            f"a text of {name!r} holds the character NUL, at which NetCDF ends a text: write Zarr"
+        )
 
 
 def _is_text(variable: xr.DataArray) -> bool:

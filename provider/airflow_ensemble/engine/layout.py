@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SIMULATION = "simulation"
 #: Attributes that are instructions to collect, or name what is renamed.
-CONSUMED = ("empty_value", "stack_by", "bounds")
+CONSUMED = ("empty_value", "stack_by", "bounds", "coordinates")
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,8 @@ CHECKED_ATTRIBUTES = (
     "flag_meanings",
     "flag_masks",
 )
+#: Attributes that speak of packed numbers, and would be wrong beside what these stand for.
+PACKED_ATTRIBUTES = ("valid_range", "valid_min", "valid_max")
 #: Files for which one more process pays for its start.
 FILES_A_PROCESS = 400
 #: Files that a process surveys at a time.
@@ -315,6 +317,9 @@ def _facts(variable: xr.Variable, number: int, *, is_data: bool) -> VariableFact
     if kind is None:
         raise Unusable(f"has values of the type {variable.dtype}, which cannot be joined")
     attrs = dict(variable.attrs)
+    if {"scale_factor", "add_offset"} & set(variable.encoding):
+        for key in PACKED_ATTRIBUTES:
+            attrs.pop(key, None)
     mapping = variable.encoding.get("grid_mapping")
     if mapping:
         attrs["grid_mapping"] = mapping
