@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import shutil
 import sqlite3
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import Cli, Ended, write_command_ensemble
+from tests.cli.login_node import LoginNode
 from tests.services.postgres import PostgresServer
+from tests.services.slurm import SlurmCluster
 
 #: What root's tests run commands with: another account, which may read everything.
 _READER = (
@@ -225,3 +229,28 @@ def test_a_dataset_that_cannot_be_written_is_named(place: Path, tmp_path: Path) 
         assert ended.code == 2
         (line,) = ended.err.splitlines()
         assert line.startswith(f"ensemble: error: {target} cannot be written (Permission denied)")
+
+
+# --- another account, with no rights of root's at all ---------------------------------------------
+
+
+def test_the_account_of_a_cluster_reads_what_others_ran(slurm: SlurmCluster, cli: Cli) -> None:
+    slurm.reset()
+    folder = slurm.root / f"others-{uuid.uuid4().hex[:8]}"
+    rows = [{"id": f"s{x}", "x": x} for x in (1, 2, 3)]
+    file = write_command_ensemble(folder, rows, COMMAND, max_attempts=1, logs="all")
+    assert cli("run", file).code == 1
+    subprocess.run(["chmod", "-R", "a-w,a+rX", folder], check=True)
+    node, before = LoginNode(slurm), state(folder)
+    status = node("status", file, "--json")
+    assert (status.code, status.err, status.json["counts"]["complete"]) == (0, "", 2)
+    assert "said by 3" in node("logs", "s3", "-f", file).out
+    assert "error" in node("show", "s2", "-f", file).out
+    assert "2 complete (0 empty), 1 failed" in node("collect", file).out
+    assert "may only be read from here" in node("retry", "--all", "-f", file).err
+    assert state(folder) == before
+    (folder / "output/.ensemble/index.sqlite").chmod(0o600)
+    if slurm.user != getpass.getuser():
+        hidden = node("status", file)
+        assert hidden.code == 2
+        assert "index.sqlite cannot be read (Permission denied)" in hidden.err

@@ -363,3 +363,26 @@ def test_nothing_to_do_asks_for_no_job(node):
     assert again.out.startswith("1 complete")
     assert len(executions(file.parent)) == 1
     assert json.loads(node("status", file, "--json").out)["slurm"] is None
+
+
+def test_paths_name_the_login_node_s_own_variables(slurm):
+    slurm.reset()
+    scratch = slurm.shared / "scr atch"
+    slurm.answer(f"mkdir -p '{scratch}'")
+    node = LoginNode(slurm, {"SCRATCH": str(scratch), "MINE": "runs"})
+    file = node.write(
+        "variables",
+        [{"id": "a"}, {"id": "b"}],
+        output="$SCRATCH/out",
+        control="${SCRATCH}/$MINE",
+        execution={"remote_root": "$SCRATCH/jobs", "n_workers": 1},
+    )
+    checked = node("check", file)
+    assert checked.code == 0, checked.out
+    assert f"remote_root {scratch}/jobs" in checked.out
+    assert not list(scratch.iterdir())
+    ended = node("run", file, "--wait", "--poll", "0.5")
+    assert ended.code == 0, ended.err
+    assert node("status", file, "--json").json["output"] == f"{scratch}/out"
+    assert {path.name for path in scratch.iterdir()} == {"out", "runs", "jobs"}
+    assert "$SCRATCH" not in {path.name for path in file.parent.iterdir()}
