@@ -23,6 +23,7 @@ from airflow_ensemble.engine.index.interface import EnsembleKey, OutputIndex, Sc
 from airflow_ensemble.engine.recipe import ProductSpec, Recipe, Settings
 from airflow_ensemble.engine.segment import Finished
 from airflow_ensemble.engine.simulation import Outcome, Product, ProductStatus, Reason, Simulation
+from airflow_ensemble.engine.standing import take_standing
 from benchmarks.register import write_table
 from tests.services.postgres import PostgresServer
 
@@ -89,7 +90,11 @@ def status_of_many(location: str, n: int) -> dict[str, float]:
     found["all states"] = best(lambda: index.counts(key))
     found["all states, of a batch"] = best(lambda: index.counts(key, Scope(batch=batch)))
     found["all states, of a chunk"] = best(lambda: index.counts(key, Scope(chunk=chunk)))
+    whole = (Simulation(f"r{i:07d}", {"x": i, "y": 0.5 * i}) for i in range(n))
+    found["all states, of a table"], standing = timed(lambda: take_standing(index, key, whole))
     counts = index.counts(key)
+    assert standing.counts == counts
+    assert standing.is_whole
     assert counts.total == n
     assert counts.failed
     assert counts.empty

@@ -418,3 +418,34 @@ def test_check_and_a_dry_run_count_the_simulations_of_the_table(
     assert "2 other simulations are in the index" in planned
     assert "would run 1 of 2 simulations" in planned
     assert "other simulation" not in cli("run", file, "--dry-run", "--first", "1").out
+
+
+def test_show_tells_what_the_table_says_of_it_now(write: Any, cli: Cli, tmp_path: Path) -> None:
+    file = write(A, B, BAD)
+    cli("register", file)
+    write_table(tmp_path, A, {"id": "b", "x": 2.5})
+
+    def shown(id: str) -> tuple[str, str]:
+        return cli("show", id, "-f", file, "--json").json["table"], cli("show", id, "-f", file).out
+
+    assert shown("a")[0] == "same"
+    assert "the table" not in shown("a")[1]
+    assert shown("b")[0] == "changed"
+    assert "the table has other parameters for it now" in shown("b")[1]
+    assert shown("bad")[0] == "absent"
+    assert "the table no longer has it" in shown("bad")[1]
+    (tmp_path / "table.jsonl").unlink()
+    assert shown("bad")[0] is None
+
+
+def test_without_a_table_status_names_the_way_out(write: Any, cli: Cli, tmp_path: Path) -> None:
+    file = write(A, B)
+    cli("register", file)
+    (tmp_path / "table.jsonl").unlink()
+
+    ended = cli("status", file)
+
+    assert ended.code == 2
+    assert "table.jsonl" in ended.err
+    assert "`ensemble status --all` reads no table" in ended.err
+    assert counts(cli, file, "--all")["total"] == 2

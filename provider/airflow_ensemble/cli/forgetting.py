@@ -80,7 +80,7 @@ def _finder(control: Control, ids: Sequence[str]) -> Callable[[], Iterator[Entry
     kept = [
         entry.id
         for entry in control.index.entries(control.key, scope)
-        if entry.position in standing.rows
+        if entry.position in standing.rows or entry.position >= standing.extent
     ]
     if kept:
         raise UsageError(

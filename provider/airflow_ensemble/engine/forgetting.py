@@ -14,8 +14,9 @@ from contextlib import closing
 from typing import Any
 
 from airflow_ensemble.engine.control import Ledger
+from airflow_ensemble.engine.errors import UsageError
 from airflow_ensemble.engine.index.interface import Entry
-from airflow_ensemble.engine.simulation import OWNED, canonical_json
+from airflow_ensemble.engine.simulation import OWNED, canonical_json, check_id
 from airflow_ensemble.engine.standing import blocks
 from airflow_ensemble.engine.storage import forgotten_name, forgotten_prefix
 
@@ -70,10 +71,11 @@ def parse(line: bytes) -> Mapping[str, int] | None:
         attempts = values["attempts"]
         if values["record"] != "forgotten" or not all(map(_is_count, attempts.values())):
             return None
-        return dict(attempts)
-    except (ValueError, KeyError, TypeError, AttributeError):
+        return {check_id(id): attempt for id, attempt in attempts.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, UsageError):
         return None
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    """Say whether a value is a number that the index can hold."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31

@@ -14,12 +14,21 @@ from airflow_ensemble.cli.opening import opened, unknown_ids
 from airflow_ensemble.cli.slurm.whereabouts import Whereabouts, find_whereabouts
 from airflow_ensemble.cli.slurm.whereabouts import as_record as slurm_record
 from airflow_ensemble.cli.text import format_bytes, format_duration, render_fields, render_table
+from airflow_ensemble.engine.errors import UsageError
 from airflow_ensemble.engine.parameters import take_apart
 from airflow_ensemble.engine.words import one_line, printable
 
 if TYPE_CHECKING:
+    from airflow_ensemble.engine.ensemble import Ensemble
     from airflow_ensemble.engine.index.interface import AttemptInfo, SimulationInfo
     from airflow_ensemble.engine.simulation import Product, Resources
+
+
+#: What there is to say where the table is not what the index knows.
+IN_TABLE = {
+    "absent": "the table no longer has it: it is not collected, and `ensemble forget` removes it",
+    "changed": "the table has other parameters for it now: this result is not collected",
+}
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
@@ -36,11 +45,29 @@ def _run(args: Namespace, console: Console) -> int:
         attempts = control.index.attempts(control.key, args.id)
         common = dict(control.recipe.settings.parameters)
         where = find_whereabouts(control.index, info.chunk)
+        in_table = find_in_table(control.ensemble, info)
     if args.json:
-        console.say_json(as_record(info, attempts, common, where))
-    else:
-        console.say(render(info, attempts, common, where))
+        console.say_json({**as_record(info, attempts, common, where), "table": in_table})
+        return 0
+    console.say(render(info, attempts, common, where))
+    if in_table in IN_TABLE:
+        console.say(f"\n{IN_TABLE[in_table]}")
     return 0
+
+
+def find_in_table(ensemble: Ensemble, info: SimulationInfo) -> str | None:
+    """Return how the table has a simulation: ``same``, ``changed`` or ``absent``.
+
+    None where the table cannot be read: what the index knows can be shown all the same.
+    """
+    try:
+        id = info.simulation.id
+        row = next((one for one in ensemble.read_simulations() if one.id == id), None)
+    except UsageError:
+        return None
+    if row is None:
+        return "absent"
+    return "same" if row.digest == info.simulation.digest else "changed"
 
 
 def render(

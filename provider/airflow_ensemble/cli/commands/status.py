@@ -196,7 +196,10 @@ class _Source:
         if last and last.is_whole and self.index.extent(self.key) == last.extent:
             return self.index.counts(self.key), Scope(), last
         simulations = self.control.ensemble.read_simulations()
-        standing = self._last = take_standing(self.index, self.key, simulations)
+        try:
+            standing = self._last = take_standing(self.index, self.key, simulations)
+        except UsageError as error:
+            raise UsageError(f"{error}; `ensemble status --all` reads no table") from error
         return standing.counts, Scope(ids=standing.failed_ids), standing
 
     def write(self, report: Report) -> None:
