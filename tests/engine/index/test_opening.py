@@ -63,10 +63,10 @@ def test_first_creations_at_once_make_one_index(new_location: Callable[[], str])
 def test_a_newer_schema_is_refused(
     location: str, index: OutputIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add_version(monkeypatch, 3, ["CREATE TABLE new_in_three (x INTEGER)"])
+    add_version(monkeypatch, 4, ["CREATE TABLE new_in_four (x INTEGER)"])
     open_index(location).close()
     monkeypatch.undo()
-    with pytest.raises(IndexMismatch, match=r"schema version 3.*knows up to 2: upgrade"):
+    with pytest.raises(IndexMismatch, match=r"schema version 4.*knows up to 3: upgrade"):
         open_index(location)
 
 
@@ -77,7 +77,7 @@ def test_an_older_schema_is_migrated_once_and_keeps_its_rows(
     index.register(key, sims(1, 2), batch_key="b")
     add_version(
         monkeypatch,
-        3,
+        4,
         [
             "ALTER TABLE simulations ADD COLUMN cost DOUBLE PRECISION NOT NULL DEFAULT 7",
             "CREATE INDEX simulations_cost ON simulations (cost)",
@@ -97,7 +97,7 @@ def test_an_older_schema_is_migrated_once_and_keeps_its_rows(
 def test_a_migration_that_fails_leaves_the_index_as_it_was(
     location: str, index: OutputIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add_version(monkeypatch, 3, ["CREATE TABLE half (x INTEGER)", "CREATE TABLE half (x INTEGER)"])
+    add_version(monkeypatch, 4, ["CREATE TABLE half (x INTEGER)", "CREATE TABLE half (x INTEGER)"])
     with pytest.raises(Exception, match="half"):
         open_index(location)
     monkeypatch.undo()
