@@ -294,6 +294,9 @@ def test_a_missing_variable_is_not_an_empty_product(collect: Any) -> None:
 def test_an_empty_value_widens_the_type_where_it_must(collect: Any) -> None:
     dataset = collect(one([1, 2], empty_value=-0.5), None)
     assert rows(dataset) == [[1, 2], [-0.5, -0.5]]
+    nan = collect(one([1, 2], empty_value=np.nan), None)
+    assert np.isnan(nan["out"].values[1]).all()
+    assert rows(collect(one(["a", "b"], empty_value="none"), None))[1] == ["none", "none"]
     kept = collect(one(np.array([1, 2], "i2"), empty_value=-1.0), None)
     assert kept["out"].dtype == "int16"
     assert rows(kept) == [[1, 2], [-1, -1]]
@@ -349,6 +352,8 @@ def test_an_axis_in_other_units_is_refused(collect: Any) -> None:
     metres["x"].attrs["units"], kilometres["x"].attrs["units"] = "m", "km"
     with pytest.raises(CollectError, match="'s1' has other units of 'x', 'km' and not 'm'"):
         collect(metres, kilometres)
+    with pytest.raises(CollectError, match="'s1' has other units of 'x', none and not 'm'"):
+        collect(metres, one([1, 2]))
 
 
 def test_an_axis_that_differs_in_the_middle_alone_is_seen(collect: Any) -> None:

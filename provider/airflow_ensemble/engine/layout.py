@@ -151,7 +151,8 @@ def _check_variable(name: str, facts: VariableFacts) -> None:
     for key in CHECKED_ATTRIBUTES:
         if len(facts.checked[key]) > 1:
             (value, one), (other, number) = _two(facts.checked[key])
-            raise Misfit(number, f"has other {key} of {name!r}, {other!r} and not {value!r}", one)
+            text = f"has other {key} of {name!r}, {_said(other)} and not {_said(value)}"
+            raise Misfit(number, text, one)
     sets: Found[frozenset[str]] = {}
     for dims, number in sorted(facts.dims.items(), key=lambda pair: pair[1]):
         sets.setdefault(frozenset(dims), number)
@@ -160,6 +161,10 @@ def _check_variable(name: str, facts: VariableFacts) -> None:
         raise Misfit(
             number, f"has {name!r} over {_dims(other_set)}, not over {_dims(dims_set)}", one
         )
+
+
+def _said(value: Any) -> str:
+    return "none" if value is None else repr(value)
 
 
 def _dims(names: Iterable[str]) -> str:
@@ -277,7 +282,8 @@ def _variable(
     attrs = _attrs(facts)
     first = min(facts.types)
     if first == TEXT:
-        return Variable(dims, np.dtype(object), attrs, "", "")
+        empty = facts.attrs.get("empty_value")
+        return Variable(dims, np.dtype(object), attrs, empty if isinstance(empty, str) else "", "")
     if first.startswith(CFTIME):
         return Variable(dims, np.dtype(object), attrs, None, None)
     is_missing = facts.lacking is not None

@@ -126,7 +126,7 @@ def _is_kept(values: Any, result: Any) -> Any:
     if values.dtype.kind in "mM":
         return back.view("int64") == values.view("int64")
     kept = back == values
-    if values.dtype.kind == "f":
+    if values.dtype.kind == result.dtype.kind == "f":
         kept |= np.isnan(values)
     if values.dtype.kind in "iu" and result.dtype.kind == "f":
         # At the very end of the range the way back overflows, and may seem to lead home.
