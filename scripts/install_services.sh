@@ -5,8 +5,8 @@ set -euo pipefail
 # Servers live in /usr/sbin, which is not on everybody's PATH.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 ACCOUNT=ensemble-hpc
-SLURM_PROGRAMS=(sbatch squeue sacct slurmctld slurmd slurmdbd munged sshd mariadbd mariadb-install-db)
-SLURM_PACKAGES=(slurm-wlm slurmdbd munge openssh-server mariadb-server libfaketime)
+SLURM_PROGRAMS=(sbatch squeue sacct slurmctld slurmd slurmdbd munged sshd mariadbd mariadb-install-db tcsh)
+SLURM_PACKAGES=(slurm-wlm slurmdbd munge openssh-server mariadb-server libfaketime tcsh)
 
 say() { printf '[services] %s\n' "$*"; }
 

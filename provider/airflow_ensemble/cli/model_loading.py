@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from airflow_ensemble.cli.model_check import simulation_line
 from airflow_ensemble.engine.errors import ModelError
+from airflow_ensemble.engine.words import last_words, one_line
 
 if TYPE_CHECKING:
     from airflow_ensemble.engine.ensemble import Ensemble
@@ -74,13 +75,23 @@ def _ask_interpreter(
                 stdin=question,
                 capture_output=True,
                 text=True,
+                errors="replace",
                 timeout=MODEL_CHECK_LIMIT,
             )
         except subprocess.TimeoutExpired:
             return [f"loading the model took longer than {MODEL_CHECK_LIMIT:.0f} s"]
         except OSError as error:
             return [f"execution.python: {interpreter} cannot be started ({error.strerror})"]
-    if done.returncode == 0 and done.stdout:
-        return list(json.loads(done.stdout)["problems"])
-    words = done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"]
-    return [f"the model cannot be loaded with {interpreter}: {words[-1]}"]
+    problems = _read_answer(done.stdout) if done.returncode == 0 else None
+    if problems is not None:
+        return problems
+    words = last_words(done.stderr.encode(), max_lines=1) or f"it ended with code {done.returncode}"
+    return [f"the model cannot be loaded with {interpreter}: {one_line(words)}"]
+
+
+def _read_answer(out: str) -> list[str] | None:
+    """Return the problems that the last line names; a login shell may print something before."""
+    try:
+        return [str(problem) for problem in json.loads(out.splitlines()[-1])["problems"]]
+    except (ValueError, LookupError, TypeError):
+        return None

@@ -28,7 +28,7 @@ from airflow_ensemble.slurm.options import (
 )
 from airflow_ensemble.slurm.policies import compound, idle_factors, read_policies
 from airflow_ensemble.slurm.script import Job, render_array, render_collection
-from airflow_ensemble.slurm.site import Site, interpreter
+from airflow_ensemble.slurm.site import SHELL_LEFT, SILENT, Site, interpreter
 from airflow_ensemble.slurm.staging import File, Stage, read_code, stamp_of, worker_bundle
 from airflow_ensemble.slurm.submission import submit_once
 
@@ -319,6 +319,8 @@ def _arrays(chunks: Sequence[ChunkInfo], limit: int) -> Iterator[list[ChunkInfo]
 
 def _refuse_unusable_python(ensemble: Ensemble, cluster: Cluster, site: Site) -> None:
     """Raise if no element could start its worker; set-up lines may load another interpreter."""
+    if site.python == SILENT:
+        raise SlurmRefused(f"nothing was submitted: {SHELL_LEFT.format(place=cluster.place)}")
     if cluster.setup or ensemble.execution.get("setup"):
         return
     version = tuple(int(part) for part in site.python.split(".") if part.isdecimal())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,16 @@ from airflow_ensemble.slurm.parsing import (
 
 #: The interpreter of workers for which the ensemble file names none.
 PYTHON = "python3"
+#: What stands for the version when the login shell ended well and never came to the interpreter.
+SILENT = "silent"
+#: Why that is so, at a place.
+SHELL_LEFT = (
+    "the login shell of this account never comes to its command on {place}: a start-up file, "
+    "such as ~/.bash_profile, replaces it with another shell (exec tcsh) or ends it, and every job "
+    "would end at once with nothing done. Let the file do so in interactive shells only: "
+    "[[ $- == *i* ]] && exec tcsh"
+)
+_VERSION = re.compile(r"[0-9]+\.[0-9]+(?:\.[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -104,8 +115,10 @@ def _read_python(answer: Section) -> str:
     """Return the version that an interpreter has printed last, after what the profile says."""
     if answer.code == 124:
         return "unknown"
-    lines = answer.text.split()
-    return lines[-1] if answer.code == 0 and lines else ""
+    version = (answer.text.split() or [""])[-1]
+    if answer.code == 0 and not _VERSION.fullmatch(version):
+        return SILENT
+    return version if answer.code == 0 else ""
 
 
 def is_accounting_off(answer: Section) -> bool:

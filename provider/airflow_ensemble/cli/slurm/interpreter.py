@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from airflow_ensemble.cli.text import last_line
 from airflow_ensemble.engine.errors import UsageError
-from airflow_ensemble.slurm.site import interpreter
+from airflow_ensemble.slurm.site import SHELL_LEFT, interpreter
 
 if TYPE_CHECKING:
     from airflow_ensemble.engine.ensemble import Ensemble
@@ -30,23 +31,40 @@ def find_python(ensemble: Ensemble) -> str:
     :raises UsageError: when it cannot be run, or is older than 3.9.
     """
     name = interpreter(ensemble.execution)
-    done = subprocess.run(
-        worker_shell(ensemble, ["-S", "-c", _VERSION]),
-        capture_output=True,
-        text=True,
-        timeout=START_LIMIT,
-        check=False,
-    )
+    done = _run(worker_shell(ensemble, ["-S", "-c", _VERSION]))
+    # A profile may have printed something before.
+    version = (done.stdout.split() or [""])[-1]
+    is_answer = re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+", version)
+    if done.returncode == 0 and is_answer:
+        return version
     if done.returncode == 0:
-        return done.stdout.split()[-1]
-    if done.returncode == 1 and done.stdout.split():
-        raise UsageError(
-            f"execution.python: {name} is Python {done.stdout.split()[-1]}: workers need 3.9"
-        )
+        raise UsageError(SHELL_LEFT.format(place="this node"))
+    if done.returncode == 1 and is_answer:
+        raise UsageError(f"execution.python: {name} is Python {version}: workers need 3.9")
     raise UsageError(
         f"execution.python: {name} cannot be run on this node: {last_line(done.stderr)}; name an "
         "interpreter of at least Python 3.9, or load it with a line of execution.setup"
     )
+
+
+def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=START_LIMIT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise UsageError(
+            f"execution.python: the login shell, the set-up lines and {command[0]} did not end "
+            f"within {START_LIMIT:g} s on this node: run the lines of execution.setup by hand"
+        ) from None
+    except OSError as error:
+        raise UsageError(f"workers are started with bash, which this node lacks: {error}") from None
 
 
 def worker_shell(ensemble: Ensemble, arguments: Sequence[str]) -> list[str]:
