@@ -17,4 +17,5 @@ pytest_plugins = [
 
 # How long an example takes says how busy the machine is, and nothing about the code.
 settings.register_profile("anywhere", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("long", parent=settings.get_profile("anywhere"), max_examples=10_000)
 settings.load_profile("anywhere")

@@ -14,11 +14,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
 from airflow_ensemble.engine.errors import ModelError
-from airflow_ensemble.engine.model import describe, load_function, load_model
+from airflow_ensemble.engine.model import load_function, load_model
 from airflow_ensemble.engine.parameters import take_apart
 from airflow_ensemble.engine.recipe import Settings
 from airflow_ensemble.engine.simulation import Resources, Simulation
-from airflow_ensemble.engine.words import one_line
+from airflow_ensemble.engine.words import describe, one_line
 
 
 def find_problems(lines: TextIO) -> list[str]:

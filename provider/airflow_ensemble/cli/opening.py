@@ -30,6 +30,7 @@ def find_file(args: Namespace) -> Path:
     if positional and args.file and positional != args.file:
         raise UsageError(f"two ensemble files are named, {positional} and -f {args.file}: name one")
     path = Path(positional or args.file or DEFAULT_FILE)
+    _refuse_other_encodings(path)
     try:
         path = path / DEFAULT_FILE if path.is_dir() else path
         is_there = path.exists()
@@ -40,6 +41,20 @@ def find_file(args: Namespace) -> Path:
             f"there is no ensemble file {path}: name one, or write a starter with `ensemble init`"
         )
     return path
+
+
+def _refuse_other_encodings(path: Path) -> None:
+    """Refuse a path that no database and no JSON file can hold, before either is asked to.
+
+    :raises UsageError: saying how to have another.
+    """
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            f"the path {path.absolute()} is no text in the encoding of this session: rename its "
+            "folders, or, when they show well elsewhere, set LC_ALL=C.UTF-8"
+        ) from None
 
 
 def file_option(args: Namespace) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections import deque
@@ -114,7 +115,8 @@ class PlainProgress(Progress):
         if self._clock() - time_shown < LINE_INTERVAL or shown == [counts, self.remark]:
             return
         self._shown = (self._clock(), counts, self.remark)
-        print(self.line(counts), file=self._stream, flush=True)
+        with contextlib.suppress(OSError):  # nobody reads it: no reason to stop what is done
+            print(self.line(counts), file=self._stream, flush=True)
 
 
 class BarProgress(Progress):

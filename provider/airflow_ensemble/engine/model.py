@@ -24,7 +24,7 @@ from airflow_ensemble.engine.products import Failure, Publish, collect_products
 from airflow_ensemble.engine.recipe import ProductSpec, Settings
 from airflow_ensemble.engine.simulation import Product, ProductStatus, Reason
 from airflow_ensemble.engine.storage import StorageError
-from airflow_ensemble.engine.words import detail_of, one_line
+from airflow_ensemble.engine.words import describe, detail_of, one_line
 
 
 class Invalid(Failure):
@@ -149,13 +149,6 @@ def execute(model: Model, run: Run, specs: Sequence[ProductSpec], publish: Publi
     except BaseException as error:
         traceback.print_exc()
         return _failed(Reason.ERROR, describe(error), specs)
-
-
-def describe(error: BaseException) -> str:
-    """Return an exception's type and message, printable and bounded."""
-    if isinstance(error, SyntaxError):  # a traceback shows the line of code before the type
-        return detail_of(f"{type(error).__name__}: {error}")
-    return detail_of("".join(traceback.format_exception_only(type(error), error)))
 
 
 def remove_workdir(workdir: Path) -> None:

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable, TypeVar
 
+from airflow_ensemble.engine.cache import cache_home
 from airflow_ensemble.engine.errors import UsageError
 from airflow_ensemble.engine.storage import (
     Appender,
@@ -230,6 +231,28 @@ class ObjectRoot(OutputRoot):
         """See :meth:`OutputRoot.append`."""
         return ObjectAppender(self, name)
 
+    def check_there(self) -> None:
+        """See :meth:`OutputRoot.check_there`."""
+        bucket = self._root().partition("/")[0]
+        try:
+            self._retry(f"cannot look at {bucket}", lambda: self._look(bucket))
+        except NotInRoot as error:
+            raise UsageError(
+                f"output root {self.uri}: there is no bucket {bucket!r}: check 'output', and which "
+                "store the environment points to"
+            ) from error
+        except StorageError as error:
+            raise UsageError(
+                f"output root {self.uri} cannot be read: {error.__cause__ or error}. Check that "
+                "this machine has the credentials for it"
+            ) from error
+
+    def _look(self, bucket: str) -> None:
+        try:
+            self.filesystem.info(bucket)
+        except PermissionError:  # who may not ask about the bucket may still use a part of it
+            self.filesystem.find(self._path(".ensemble"), maxdepth=1)
+
     def check_writable(self) -> None:
         """See :meth:`OutputRoot.check_writable`."""
         probe = f".ensemble/.{uuid.uuid4().hex}.tmp"
@@ -331,5 +354,4 @@ def cache_folder() -> Path:
     given = os.environ.get("ENSEMBLE_CACHE_DIR")
     if given:
         return Path(given)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "airflow-ensemble"
+    return cache_home() / "airflow-ensemble"

@@ -229,6 +229,12 @@ class OutputRoot(ABC):
         :raises UsageError: naming the root and what hinders.
         """
 
+    def check_there(self) -> None:  # noqa: B027 (a root that cannot tell says nothing)
+        """Look whether the folder or bucket is there at all, which an empty listing does not tell.
+
+        :raises UsageError: naming the root, when it is not.
+        """
+
     def check_owner(self, ensemble: str, settings: Settings) -> Claim:
         """Say what :meth:`claim_owner` would find, without changing anything.
 
@@ -501,6 +507,11 @@ class LocalRoot(OutputRoot):
         with _explained(f"cannot append to {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)
             return LocalAppender(path)
+
+    def check_there(self) -> None:
+        """See :meth:`OutputRoot.check_there`."""
+        if not self.path.is_dir():
+            raise UsageError(f"output root {self.path} does not exist: check 'output'")
 
     def check_writable(self) -> None:
         """See :meth:`OutputRoot.check_writable`."""

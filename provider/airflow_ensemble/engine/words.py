@@ -7,6 +7,7 @@ and no endless line of it does. Standard library only.
 from __future__ import annotations
 
 import re
+import traceback
 
 #: Lines and characters of a program's last words that are kept.
 MAX_LINES = 10
@@ -52,6 +53,13 @@ def one_line(text: str, width: int = MAX_LINE) -> str:
 def detail_of(text: str) -> str:
     """Return the text as the detail of an outcome: printable, and bounded."""
     return bounded(printable(bounded(text.strip(), 2 * MAX_DETAIL)))
+
+
+def describe(error: BaseException) -> str:
+    """Return an exception's type and message as the detail of an outcome."""
+    if isinstance(error, SyntaxError):  # a traceback shows the line of code before the type
+        return detail_of(f"{type(error).__name__}: {error}")
+    return detail_of("".join(traceback.format_exception_only(type(error), error)))
 
 
 def last_words(output: bytes, max_lines: int = MAX_LINES) -> str:

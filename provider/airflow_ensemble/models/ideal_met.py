@@ -17,6 +17,8 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from airflow_ensemble.engine.cache import cache_home
+
 #: The ARL source name in the header of every idealised file.
 SOURCE = "IDEA"
 #: What products made with it say of their meteorology.
@@ -65,8 +67,7 @@ def met_entry(directory: str | Path) -> dict[str, str]:
 
 def cache_directory() -> Path:
     """Return where idealised days are kept when the user names no directory."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "airflow-ensemble" / "ideal-met"
+    return cache_home() / "airflow-ensemble" / "ideal-met"
 
 
 def write_ideal_days(directory: str | Path, first: datetime, last: datetime) -> list[Path]:

@@ -37,7 +37,7 @@ class LocalRunner(Runner):
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            cwd=Path.home(),
+            cwd=_home(),
             env={**os.environ, **self._environment},
             start_new_session=True,
         )
@@ -114,6 +114,12 @@ class LocalRunner(Runner):
 
     def close(self) -> None:
         """See :meth:`Runner.close`."""
+
+
+def _home() -> str:
+    """Return the home folder, where a command over SSH would begin, as far as there is one."""
+    home = os.path.expanduser("~")  # noqa: PTH111 (stays as it is where there is none)
+    return home if os.path.isdir(home) else "/"  # noqa: PTH112
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

@@ -100,12 +100,22 @@ class SshConnection:
         _close(self._transports)
 
 
+def _own_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        raise UsageError(
+            "the connection names no user, and the account here has no name either (no entry in "
+            "passwd, and USER is not set): give the connection a login"
+        ) from None
+
+
 def route(login: Login) -> tuple[Hop, ...]:
     """Return the hosts to go through, the cluster's own last.
 
     :raises UsageError: when ``proxy_jump`` cannot be read.
     """
-    user = login.user or getpass.getuser()
+    user = login.user or _own_name()
     hops = []
     for word in (login.proxy_jump or "").split(","):
         if not word.strip():

@@ -20,6 +20,7 @@ def _run(args: Namespace, console: Console) -> int:
     from airflow_ensemble.slurm.housekeeping import remove_job_folders, remove_staged
 
     with opened(args, read_only=args.dry_run) as control:
+        control.root.check_there()
         garbage = collect_garbage(control, dry_run=args.dry_run)
         folders = remove_job_folders(control, dry_run=args.dry_run)
         staged = remove_staged(control, without=folders, dry_run=args.dry_run)

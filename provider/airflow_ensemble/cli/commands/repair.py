@@ -13,7 +13,7 @@ from airflow_ensemble.cli.command import (
 )
 from airflow_ensemble.cli.console import Console
 from airflow_ensemble.cli.kubernetes.jobs import delete_idle_jobs
-from airflow_ensemble.cli.opening import check_ids, file_option, opened
+from airflow_ensemble.cli.opening import check_ids, file_option, load_ensemble, opened
 from airflow_ensemble.cli.slurm.place import make_reach, make_settlers
 from airflow_ensemble.cli.text import format_count, render_table
 from airflow_ensemble.engine.errors import UsageError
@@ -135,6 +135,7 @@ def _reconcile(args: Namespace, console: Console) -> int:
     from airflow_ensemble.engine.batch import reconcile
 
     with opened(args) as control:
+        control.root.check_there()
         found = reconcile(control, force=args.force, settlers=make_settlers(control.ensemble))
     if found.counted:
         console.say(f"{format_count(found.counted, 'finished attempt')} read from segments")
@@ -148,8 +149,11 @@ def _reconcile(args: Namespace, console: Console) -> int:
 
 
 def _rebuild(args: Namespace, console: Console) -> int:
+    from airflow_ensemble.engine.storage import open_root
     from airflow_ensemble.engine.upkeep import rebuild
 
+    # Before an index is made that nothing can fill.
+    open_root(load_ensemble(args).output).check_there()
     # The one command besides init and register that makes an index: it is for the day it is lost.
     with opened(args, create=True) as control:
         control.root.check_owner(control.ensemble.name, control.recipe.settings)

@@ -24,6 +24,8 @@ from airflow_ensemble.engine.ensemble.written import (
 from airflow_ensemble.engine.errors import UsageError
 
 _TAG = "tag:yaml.org,2002:"
+#: What PyYAML raises for a tag, such as ``!!int``, on a text that it does not fit.
+_TAG_ERRORS = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 _NOT_FINITE = r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
 _KINDS = (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
@@ -67,7 +69,7 @@ def _parse(text: str, file: str) -> Any:
         line = f", line {mark.line + 1}" if mark else ""
         problem = " ".join(str(error.problem or error.context).split())
         raise UsageError(f"{file}{line}: {problem}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, *_TAG_ERRORS) as error:
         raise UsageError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
 
 

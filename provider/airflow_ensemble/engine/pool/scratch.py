@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
+from airflow_ensemble.engine.errors import UsageError
 from airflow_ensemble.engine.model import remove_workdir
 from airflow_ensemble.engine.pool.workdir import keep_workdir, workdir_of_dead
 
@@ -21,9 +22,15 @@ class Scratch:
     """
 
     def __init__(self) -> None:
-        parent = os.environ.get("ENSEMBLE_SCRATCH") or tempfile.gettempdir()
-        Path(parent).mkdir(parents=True, exist_ok=True)
-        self.path = Path(tempfile.mkdtemp(prefix="ensemble-", dir=parent)).resolve()
+        parent = os.environ.get("ENSEMBLE_SCRATCH")
+        try:
+            self.path = _make_folder(parent or tempfile.gettempdir())
+        except (OSError, ValueError) as error:
+            named = f"ENSEMBLE_SCRATCH, {parent}," if parent else "the folder for temporary files"
+            raise UsageError(
+                f"no working directories for simulations can be made below {named}: {error}. Let "
+                "ENSEMBLE_SCRATCH name a folder on this machine that can be written"
+            ) from error
         self.is_kept = bool(os.environ.get("ENSEMBLE_KEEP_WORKDIR"))
 
     def folder(self, number: int) -> Path:
@@ -47,3 +54,8 @@ class Scratch:
             remove_workdir(self.folder(number))
         with contextlib.suppress(OSError):
             self.path.rmdir()
+
+
+def _make_folder(parent: str) -> Path:
+    Path(parent).mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix="ensemble-", dir=parent)).resolve()
