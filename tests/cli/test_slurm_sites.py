@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 
 import pytest
 
 from tests.cli.login_node import LoginNode, wait_for
+from tests.ensembles import executions
 from tests.services.slurm import SlurmCluster
 
 #: What a step of a simulation prints: its rank, its CPUs and whether it is bound to a place.
@@ -136,3 +138,30 @@ def test_what_neither_the_file_nor_a_simulation_says_stays_the_account_s(node):
     said = [node.cluster.admin("scontrol", "show", "job", job) for job in jobs]
     assert ["MinMemoryNode=700M" in said[0], "MinMemoryNode=900M" in said[1]] == [True, True]
     assert all("TimeLimit=00:07:00" in one for one in said)
+
+
+#: What a site's own ``sbatch`` does before and after the real one.
+WRAPPER = """#!/bin/sh
+echo '*** Your project has used 81 % of its hours ***'; echo 1234567; echo
+{} --job-name=site-job --comment=project-7 "$@" || exit
+echo 'This job may cost'; echo 17 >&2
+"""
+
+
+def test_snakemake_375_a_site_that_wraps_sbatch_gets_each_job_once(node):
+    folder = node.shared / "bin"
+    folder.mkdir()
+    (folder / "sbatch").write_text(WRAPPER.format(shutil.which("sbatch")))
+    (folder / "sbatch").chmod(0o755)
+    node.environment["PATH"] = f"{folder}:/usr/local/bin:/usr/bin:/bin"
+    file = node.write(
+        "e", [{"id": f"s{number}"} for number in range(4)], execution={"n_workers": 2}
+    )
+
+    ended = node("run", file, "--wait", "--poll", "0.5")
+
+    assert ended.code == 0, ended.err
+    shown = node.cluster.answer("squeue --me -h -t all -o '%F %j %k'").splitlines()
+    wrapped = {line.split()[0] for line in shown if "site-job project-7" in line}
+    assert wrapped == {node("show", "s0", "-f", file, "--json").json["slurm"]["job"]}
+    assert sorted(executions(file.parent)) == [f"s{number}" for number in range(4)]

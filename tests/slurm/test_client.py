@@ -10,6 +10,7 @@ import pytest
 
 from airflow_ensemble.engine.index.interface import JobInfo
 from airflow_ensemble.slurm.client import SlurmClient, Snapshot, element_id, judge
+from airflow_ensemble.slurm.commands import poll_text
 from airflow_ensemble.slurm.errors import OutcomeUnknown, SlurmRefused, SlurmUnavailable
 from airflow_ensemble.slurm.local_runner import LocalRunner
 from airflow_ensemble.slurm.parsing import group_rows, parse_accounting, parse_queue
@@ -135,6 +136,67 @@ def test_submitit_1660_a_job_id_used_before_is_another_s(
     fake.always("squeue", ":")
     fake.always("sacct", "echo '11_0|COMPLETED|0:0|1|1|1|n1|somebody-else'")
     assert phases(client.poll([a_job()]), a_job(), 1) == ["unknown"]
+
+
+@pytest.mark.parametrize(
+    "marks",
+    [
+        "u1001-ens-b-0-abcdef|None|/x/ens-b-0-abcdef|(null)|(null)",
+        "batch|None|/|/x/ens-b-0-abcdef/job.sh|(null)",
+        "batch|None|/|(null)|project 7, ensemble/e/ens-b-0-abcdef",
+    ],
+)
+def test_case_09_the_id_that_sbatch_answered_is_followed_whatever_the_site_calls_it(
+    client: SlurmClient, fake: FakeSlurm, marks: str
+) -> None:
+    fake.always("squeue", f"echo '11_[0-1]|PENDING|1|N/A|N/A|0|0||{marks}'")
+    assert phases(client.poll([a_job()]), a_job(), 2) == ["pending", "pending"]
+    assert client.find("ens-b-0-abcdef") == ["11"]
+    assert fake.calls("sacct")[0].startswith("-X -n -P --name=ens-b-0-abcdef")
+
+
+def test_a_job_that_bears_no_mark_of_ours_is_neither_adopted_nor_cancelled(
+    client: SlurmClient, fake: FakeSlurm, caplog: pytest.LogCaptureFixture
+) -> None:
+    shown = "ens-b-0-abcdef-plot|None|/x/ens-b-0-abcdef|/x/ens-b-0-abcdef/plot.sh|(null)"
+    fake.always("squeue", f"echo '11|RUNNING|1|1|N/A|0|0|n1|{shown}'")
+    assert client.find("ens-b-0-abcdef") == []
+    theirs = "theirs|None|/home/me|/home/me/job.sh|(null)"
+    fake.always("squeue", f"echo '11|RUNNING|1|1|N/A|0|0|n1|{theirs}'")
+    view = client.poll([a_job()]).view(a_job(), 0)
+    assert view.phase is Phase.UNKNOWN
+    assert view.reason == "the job that is shown as 11 bears no mark of ours"
+    client.cancel(["11_0", "12_0"])
+    assert fake.calls("scancel") == ["12_[0]"]
+    assert "not cancelled, for the id is another job's now: 11" in caplog.text
+
+
+def test_only_lines_of_our_jobs_come_back(fake: FakeSlurm) -> None:
+    runner = LocalRunner(fake.environment)
+    fake.always("squeue", "seq 1 3000 | sed 's/.*/&_0|RUNNING|1|1|N|0|0|n|x-&|None/'; echo Motd")
+    text = poll_text([""], ask_accounting="missing", age=60)
+    lines = runner.run(text, input=b"- 7,2999\n").out.splitlines()
+    assert [line.partition("|")[0] for line in lines if line and "@@" not in line] == [
+        "7_0", "2999_0", "Motd",
+    ]  # fmt: skip
+
+
+def test_filters_of_the_account_do_not_keep_a_job_from_being_cancelled(fake: FakeSlurm) -> None:
+    fake.always("scancel", '[ -z "$SCANCEL_STATE$SCANCEL_NAME" ] || exit 1')
+    given = {"SCANCEL_STATE": "PENDING", "SCANCEL_NAME": "x"}
+    SlurmClient(LocalRunner({**fake.environment, **given})).cancel(["7"])
+    assert fake.calls("scancel") == ["7"]
+
+
+@pytest.mark.parametrize(
+    "given", [{"SBATCH_CLUSTERS": "far"}, {"SBATCH_CLUSTERS": "x", "SLURM_CLUSTERS": "far"}]
+)
+def test_questions_go_to_the_cluster_to_which_the_account_s_jobs_go(
+    fake: FakeSlurm, given: dict[str, str]
+) -> None:
+    fake.always("squeue", f'[ "$SLURM_CLUSTERS" = far ] && {queue("11_0 RUNNING")}')
+    runner = LocalRunner({**fake.environment, **given})
+    assert phases(SlurmClient(runner).poll([a_job()]), a_job(), 1) == ["running"]
 
 
 def test_data_designer_913_a_requeued_run_is_alive(client: SlurmClient, fake: FakeSlurm) -> None:

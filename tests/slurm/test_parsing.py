@@ -227,10 +227,56 @@ def test_what_sbatch_says_and_means(text: str, code: int, outcome: str) -> None:
         ("Submitted batch job 8\n", "8"),
         ("nothing", None),
         ("12 apples", None),
+        ("Submitted batch job 8 on cluster hpc-2\n", "8;hpc-2"),
+        ("42\nSubmitted batch job 8\nEstimated cost: 17\n17\n", "8"),
+        ("\x1b[32mSubmitted batch job 8\x1b[0m\n", "8"),
+        ("8;hpc-2\nSubmitted:\n8\n", "8;hpc-2"),
+        ("sbatch: lua: 42\nsbatch: 17\n8\n", "8"),
+        ("8\nThis will cost you\n42\n", None),
     ],
 )
 def test_snakemake_375_chatty_answers_of_sbatch(text: str, expected: str | None) -> None:
     assert parse_submitted(text) == expected
+
+
+@pytest.mark.parametrize(("code", "outcome"), [(0, "unknown"), (1, "unknown")])
+def test_an_answer_with_several_numbers_is_looked_up_and_not_guessed(
+    code: int, outcome: str
+) -> None:
+    answer = judge("8\nThis will cost you\n42\nInvalid account\n", code)
+    assert (answer.outcome.value, answer.job_id) == (outcome, None)
+
+
+OURS = "ens-b-0-abcdef"
+
+
+@pytest.mark.parametrize(
+    ("shown", "is_ours"),
+    [
+        (f"{OURS}|None|/x/{OURS}|/x/{OURS}/job.sh|ensemble/e/{OURS}", True),
+        (f"u1001-{OURS}|None|/|(null)|ensemble/e/{OURS}", True),
+        (f"batch|None|/|(null)|paid by 7; ensemble/e/{OURS}", True),
+        (f"batch|None|/|/real/x/{OURS}/job.sh|(null)", True),
+        (f"batch|None|/x/{OURS}|(null)|(null)", True),
+        ("batch|None|/|(null)|(null)", False),
+        (f"{OURS}-analysis|None|/|/home/me/job.sh|(null)", False),
+        (f"my-{OURS}|None|/x/{OURS}|/x/{OURS}/analysis.sh|after ensemble/e/{OURS}2", False),
+        (f"b|None|/x/{OURS}/logs|/x/{OURS}/logs/job.sh|(null)", False),
+    ],
+)
+def test_whose_a_job_is_whatever_the_site_has_rewritten(shown: str, is_ours: bool) -> None:
+    (row,) = parse_queue(f"11_[0-3]|PENDING|1|N/A|N/A|0|0||{shown}")
+    assert row.is_of(OURS) is is_ours
+
+
+def test_a_job_in_our_folder_that_is_no_array_is_somebody_s_own() -> None:
+    (row,) = parse_queue(f"11|PENDING|1|N/A|N/A|0|0||wrap|None|/x/{OURS}|(null)|(null)")
+    assert (row.is_of(OURS), row.is_in(OURS)) == (False, True)
+
+
+def test_the_accounting_shows_folder_and_comment() -> None:
+    (row,) = parse_accounting(f"11_0|RUNNING|0:0|1|1|Unknown|n1|batch|/x/{OURS}|a|b")
+    assert (row.folder, row.comment) == (f"/x/{OURS}", "a|b")
 
 
 def test_an_answer_without_a_code_is_none_yet() -> None:

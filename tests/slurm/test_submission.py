@@ -243,6 +243,49 @@ def test_the_account_s_variables_do_not_override_the_script(
     assert "SLURM_TIME_FORMAT" not in seen
 
 
+def shown(job: JobInfo, marks: str, id: str = "1_[0-1]") -> str:
+    """Return a script for squeue that shows one job under other names."""
+    marks = marks.format(name=job.name, folder=job.folder)
+    return f"cat <<'END'\n{id}|PENDING|1|N/A|N/A|0|0||{marks}\nEND"
+
+
+@pytest.mark.parametrize(
+    "marks",
+    [
+        "u1-{name}|None|{folder}|{folder}/job.sh|(null)",
+        "batch|None|{folder}|(null)|(null)",
+        "batch|None|/|(null)|ensemble/e/{name}",
+    ],
+)
+def test_case_09_a_lost_answer_is_found_whatever_the_site_calls_the_job(
+    index: OutputIndex, client: SlurmClient, fake: FakeSlurm, job: JobInfo, marks: str
+) -> None:
+    fake.once("sbatch", f"create; echo {TIMED_OUT!r} >&2; exit 1")
+    fake.always("squeue", shown(job, marks))
+    assert submit(index, client, job).job_id == "1"
+    assert len(fake.calls("sbatch")) == 1
+
+
+def test_a_job_of_a_similar_name_is_neither_adopted_nor_cancelled(
+    index: OutputIndex, client: SlurmClient, fake: FakeSlurm, job: JobInfo
+) -> None:
+    theirs = "{name}-plot|None|{folder}|{folder}/plot.sh|after {name}2"
+    fake.once("sbatch", f"echo {TIMED_OUT!r} >&2; exit 1")
+    fake.once("sbatch", "echo 9")
+    fake.always("squeue", shown(job, theirs, id="5"))
+    done = submit(index, client, job, patience=1)
+    assert (done.job_id, done.attempt) == ("9", 2)
+    assert fake.calls("scancel") == []
+
+
+def test_a_wrapper_of_sbatch_that_prints_a_cost_does_not_choose_the_job(
+    index: OutputIndex, client: SlurmClient, fake: FakeSlurm, job: JobInfo
+) -> None:
+    fake.once("sbatch", "echo '*** this job may cost ***'; echo 42; create; echo $id")
+    assert submit(index, client, job).job_id == "1"
+    assert fake.calls("scancel") == []
+
+
 # --- killed at each phase, with a real SIGKILL
 
 

@@ -22,6 +22,7 @@ from airflow_ensemble.slurm.batches import collection_chunk, submit_collection
 from airflow_ensemble.slurm.cluster import Cluster
 from airflow_ensemble.slurm.decision import Over
 from airflow_ensemble.slurm.remote_root import RemoteRoot
+from airflow_ensemble.slurm.settling import cancel_elements
 from airflow_ensemble.slurm.states import End
 from airflow_ensemble.slurm.watch import Watched
 from airflow_ensemble.triggers.slurm_chunk import SlurmChunkTrigger
@@ -101,7 +102,7 @@ class SlurmCollectOperator(CollectOperator):
         chunk = collection_chunk(batch_of(self.registration))
         element = control.index.elements(chunk=chunk)[-1]
         text = f"the task's execution_timeout of {self.execution_timeout} has passed"
-        cluster.client.cancel([Watched.of(element, control).id])
+        cancel_elements(cluster, [element])
         control.index.end_element(chunk, element.submission, End.RUN_DEADLINE.value, text)
         raise AirflowTaskTimeout(f"{text}: the collecting job was cancelled")
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
-from airflow_ensemble.slurm.parsing import parse_submitted
+from airflow_ensemble.slurm.parsing import may_name_job, parse_submitted
 
 #: What an attempt's file ``answer`` holds when it was ended before ``sbatch`` was run.
 FENCED = "fenced before sbatch was run"
@@ -136,8 +136,8 @@ def judge(text: str, code: int) -> Answer:
     job_id = parse_submitted(text)
     if code == 0 and job_id is not None:
         return Answer(Outcome.SUBMITTED, said, job_id)
-    if code in (0, 124) or (code > 127 and code != 255) or job_id is not None:
-        how = "was ended before it answered" if code else "printed no job id"
+    if code in (0, 124) or (code > 127 and code != 255) or may_name_job(text):
+        how = "was ended before it answered" if code else "printed no clear job id"
         return Answer(
             Outcome.UNKNOWN, f"sbatch {how} (exit code {code}): {said or 'it said nothing'}"
         )

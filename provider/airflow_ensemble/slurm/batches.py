@@ -26,6 +26,7 @@ from airflow_ensemble.slurm.options import (
     parse_resource_class,
     scaled,
 )
+from airflow_ensemble.slurm.parsing import SCRIPT
 from airflow_ensemble.slurm.policies import compound, idle_factors, read_policies
 from airflow_ensemble.slurm.script import Job, render_array, render_collection
 from airflow_ensemble.slurm.site import SHELL_LEFT, SILENT, Site, interpreter
@@ -45,7 +46,7 @@ FRESH = 10.0
 #: The oldest interpreter that workers run in.
 OLDEST_PYTHON = (3, 9)
 PREFIX = "ens"
-_SCRIPT, _ELEMENTS, _RESULTS, _LOGS = "job.sh", "elements", "results.jsonl", "logs/.keep"
+_ELEMENTS, _RESULTS, _LOGS = "elements", "results.jsonl", "logs/.keep"
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def read_scripts(cluster: Cluster, jobs: Iterable[JobInfo]) -> list[str]:
     :raises OSError: when one is not there any more.
     """
     runner = cluster.client.runner
-    return [runner.read(f"{job.folder}/{_SCRIPT}").decode() for job in jobs]
+    return [runner.read(f"{job.folder}/{SCRIPT}").decode() for job in jobs]
 
 
 def preview(
@@ -254,7 +255,7 @@ def submit_collection(
     described = _job(control.ensemble, cluster, batch, "", 1, job=job)
     script = render_collection(described, control.recipe.output, to, format, align)
     files = [
-        File(_SCRIPT, script.encode()),
+        File(SCRIPT, script.encode()),
         File(_RESULTS, "".join(render_results(results)).encode()),
         File(_LOGS, b""),
     ]
@@ -366,7 +367,7 @@ def _finish(
     script = _render(control, cluster, job)
     code = _read_code(control.ensemble, cluster)
     recipe = replace(control.recipe, code=tuple(one.path for one in code))
-    names, files = [], [File(_SCRIPT, script.encode()), File(_LOGS, b"")]
+    names, files = [], [File(SCRIPT, script.encode()), File(_LOGS, b"")]
     for element in control.index.elements(job=job.name):
         chunk = Chunk(
             index=control.index.uuid,
@@ -439,7 +440,7 @@ def _job(
     return Job(
         name=name,
         folder=job.folder if job else f"{_parent(ensemble, cluster, batch)}/{name}",
-        comment=f"ensemble/{ensemble.name}/{batch}",
+        comment=f"ensemble/{ensemble.name}/{name}",
         n_elements=n_elements,
         parallelism=execution.get("array_parallelism"),
         options=options,

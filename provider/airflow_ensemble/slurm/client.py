@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TypeVar
 
 from airflow_ensemble.engine.index.interface import JobInfo
@@ -33,12 +35,15 @@ from airflow_ensemble.slurm.runner import Completed, Runner
 from airflow_ensemble.slurm.site import PYTHON, Site, is_accounting_off, read_site
 from airflow_ensemble.slurm.states import BLOCKING_REASONS, Phase, View
 
+log = logging.getLogger(__name__)
+
 #: Seconds that jobs may lie further back than our own records say: clocks differ.
 MARGIN = 86400
 _TOLERATED = ("invalid job id", "already completing or completed", "already finished")
 
 _T = TypeVar("_T")
 Rows = Mapping[tuple[str, str], JobRows]
+_ById = Mapping[str, Sequence[JobRows]]
 
 
 @dataclass(frozen=True)
@@ -46,13 +51,14 @@ class Snapshot:
     """What the queue and the accounting said in one poll.
 
     :param now: Unix time by the cluster's clock.
-    :param queue: rows of ``squeue`` by job id and name; None when it did not answer.
+    :param queue: rows of ``squeue`` by job id and shown name; None when it did not answer.
     :param accounting: likewise, of ``sacct``; None when it did not answer or was not asked.
     :param answered: whether an element that no row speaks of is really absent: the queue has
         answered, and the accounting has, too, or the site has none.
     :param problems: what went wrong, for people; the poll's other half counts all the same.
     :param blocking: see :func:`airflow_ensemble.slurm.states.is_blocking`.
     :param missing: names of jobs with elements that the queue did not show when asked for.
+    :param foreign: ids that are shown, but of jobs that bear no mark of ours.
     """
 
     now: float
@@ -62,19 +68,42 @@ class Snapshot:
     problems: tuple[str, ...] = ()
     blocking: tuple[str, ...] = BLOCKING_REASONS
     missing: set[str] = field(default_factory=set, compare=False, repr=False)
+    foreign: set[str] = field(default_factory=set, compare=False, repr=False)
 
     def view(self, job: JobInfo, element: int) -> View:
         """Return what the two say together of one element of a job that has its ``job_id``."""
-        queued = self._newest(self.queue, job, element)
-        accounted = self._newest(self.accounting, job, element)
+        queued = self._newest(self._queue, job, element)
+        accounted = self._newest(self._accounting, job, element)
         if queued is None:
             self.missing.add(job.name)
-        return judge(queued, accounted, queue_answered=self.queue is not None)
+        view = judge(queued, accounted, queue_answered=self.queue is not None)
+        id = plain_id(job.job_id or "")
+        if queued is None and accounted is None and id in self.foreign:
+            return replace(view, reason=f"the job that is shown as {id} bears no mark of ours")
+        return view
 
-    def _newest(self, rows: Rows | None, job: JobInfo, element: int) -> View | None:
-        found = (rows or {}).get((plain_id(job.job_id or ""), job.name))
-        views = [row.view(self.blocking) for row in found.find(element)] if found else []
-        return max(views, key=_recency, default=None)
+    def _newest(self, rows: _ById, job: JobInfo, element: int) -> View | None:
+        id = plain_id(job.job_id or "")
+        shown = [row for one in rows.get(id, ()) for row in one.find(element)]
+        ours = [row for row in shown if row.is_of(job.name) or row.is_in(job.name)]
+        if shown and not ours:
+            self.foreign.add(id)
+        return max((row.view(self.blocking) for row in ours), key=_recency, default=None)
+
+    @cached_property
+    def _queue(self) -> _ById:
+        return _by_id(self.queue)
+
+    @cached_property
+    def _accounting(self) -> _ById:
+        return _by_id(self.accounting)
+
+
+def _by_id(rows: Rows | None) -> _ById:
+    found: dict[str, list[JobRows]] = {}
+    for (id, _), some in (rows or {}).items():
+        found.setdefault(id, []).append(some)
+    return found
 
 
 def _recency(view: View) -> tuple[float, bool]:
@@ -140,6 +169,8 @@ class SlurmClient:
         self._sites: dict[tuple[str, str | None], tuple[float, Site]] = {}
         #: Jobs of which the last poll missed elements: the next one asks the accounting.
         self._missing: set[str] = set()
+        #: Ids that the last poll has shown as those of other jobs: they are not ours to cancel.
+        self._foreign: set[str] = set()
 
     def site(
         self, python: str = PYTHON, *, account: str | None = None, max_age: float = math.inf
@@ -178,7 +209,6 @@ class SlurmClient:
         by_cluster = _ids_by_cluster(known)
         age = max(0.0, time.time() - min(job.submitted or 0.0 for job in known)) + MARGIN
         text = commands.poll_text(
-            sorted({job.name for job in known}),
             by_cluster,
             ask_accounting=self._accounting_mode(known),
             age=int(age),
@@ -191,7 +221,7 @@ class SlurmClient:
         patience = PATIENCE * (len(by_cluster) + len(lines) + 1)
         done = self.runner.run(text, input=_as_input(lines), timeout=patience)
         snapshot = self._read_poll(done, len(by_cluster))
-        self._missing = snapshot.missing
+        self._missing, self._foreign = snapshot.missing, snapshot.foreign
         return snapshot
 
     def _accounting_mode(self, jobs: Iterable[JobInfo]) -> str:
@@ -222,7 +252,9 @@ class SlurmClient:
             self._has_accounting = True
 
     def find(self, name: str) -> list[str] | None:
-        """Return the ids of the jobs of that name, oldest first; None when Slurm did not answer.
+        """Return the ids of the jobs that we call so, oldest first; None without Slurm's answer.
+
+        The site may call them otherwise: see :meth:`airflow_ensemble.slurm.parsing.Row.is_of`.
 
         One that is found counts even if only one of queue and accounting has answered; absence
         needs both, or the queue alone where there is no accounting.
@@ -234,7 +266,7 @@ class SlurmClient:
         self._notice_accounting(accounts)
         rows = [row for one in queues if one.code == 0 for row in parse_queue(one.text)]
         rows += [row for one in accounts if one.code == 0 for row in parse_accounting(one.text)]
-        ids = sorted({row.id.job for row in rows if row.name == name}, key=int)
+        ids = sorted({row.id.job for row in rows if row.is_of(name)}, key=int)
         answered = _all_answered(queues) and (
             self._has_accounting is False or _all_answered(accounts)
         )
@@ -243,10 +275,15 @@ class SlurmClient:
     def cancel(self, ids: Sequence[str]) -> None:
         """Cancel jobs (``123``) and elements (``123_4``); what has ended already is fine.
 
+        Those whose id the last poll has shown to be another job's are left alone.
+
         :raises SlurmUnavailable: when Slurm does not answer now.
         :raises SlurmRefused: when it says no.
         """
-        lines = _cancel_lines(ids)
+        foreign = sorted(self._foreign & {parse_job_id(id).job for id in ids})
+        if foreign:
+            log.warning("not cancelled, for the id is another job's now: %s", ", ".join(foreign))
+        lines = _cancel_lines(id for id in ids if parse_job_id(id).job not in foreign)
         if not lines:
             return
         patience = PATIENCE * (len(lines) + 1)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from airflow_ensemble.slurm.answers import FENCED
 from airflow_ensemble.slurm.environment import cleaning_text, named_by
-from airflow_ensemble.slurm.parsing import ACCOUNTING_FORMAT, QUEUE_FORMAT
+from airflow_ensemble.slurm.parsing import ACCOUNTING_FORMAT, QUEUE_FORMAT, SCRIPT
 
 #: Begins the line that ends a section.
 MARK = "@@ensemble@@"
@@ -20,8 +20,6 @@ MARK = "@@ensemble@@"
 PATIENCE = 60
 #: Ids that one ``sacct`` or ``scancel`` gets: with very many, sites have seen it hang.
 BATCH = 200
-#: Job names that one ``squeue`` gets; with more, all of the account's jobs are asked for.
-MAX_NAMES = 400
 _MARKING = f"""mark() {{ printf '\\n{MARK} %s %s\\n' "$1" "$2"; }}\n"""
 #: What begins commands for Slurm: times as Unix time, whole array expressions, plain messages, the
 #: cluster to which the account's jobs go, and no filters that the account has set for itself.
@@ -64,26 +62,25 @@ def clustered(cluster: str) -> str:
     return f" -M {shlex.quote(cluster)}" if cluster else ""
 
 
-def poll_text(
-    names: Sequence[str], clusters: Iterable[str], *, ask_accounting: str, age: int
-) -> str:
+def poll_text(clusters: Iterable[str], *, ask_accounting: str, age: int) -> str:
     """Return the text of one poll. Its input holds lines ``<cluster or -> <id>,<id>…``.
 
-    :param names: of the jobs.
+    All of the account's jobs are asked for, which costs as much as some by name, and a site may
+    have renamed ours; only lines of the ids come back.
+
     :param clusters: on which they are; the empty name is the default one.
     :param ask_accounting: ``always``, ``never``, or ``missing``: when the queue does not answer or
         does not show a job at all.
     :param age: seconds that the jobs' submissions may lie back.
     """
     blocks = [PRELUDE, 'all=$(cat)\nmark now "$(date +%s)"\n']
-    only = f" -n {shlex.quote(','.join(names))}" if len(names) <= MAX_NAMES else ""
     for cluster in clusters:
         option = clustered(cluster)
         blocks.append(f"""\
 ids=$(printf '%s\\n' "$all" | sed -n 's/^{cluster or "-"} //p')
-queue=$(timeout {PATIENCE} squeue{option} --me -h -t all{only} -O '{QUEUE_FORMAT}' 2>&1 </dev/null)
+queue=$(timeout {PATIENCE} squeue{option} --me -h -t all -O '{QUEUE_FORMAT}' 2>&1 </dev/null)
 code=$?
-printf '%s\\n' "$queue"
+{_OF_IDS}
 mark queue $code
 """)
         if ask_accounting != "never":
@@ -104,6 +101,10 @@ fi
 """
 
 
+#: Prints what ``$queue`` says of the jobs of ``$ids``, and what it says of no job.
+_OF_IDS = """{ printf '%s\\n' "$ids" | tr , '\\n'; printf '%s\\n' "$queue"; } | awk -F'|' '
+NF == 1 && /^[0-9]+$/ { want[$1]; next } { split($1, part, /[_+;]/) }
+NF == 1 || part[1] in want { print }'"""
 #: Succeeds when a job of ``$ids`` is in no line of ``$queue``.
 _IS_MISSING = """! { printf '%s\\n' "$ids" | tr , '\\n'; printf '%s\\n' "$queue"; } | awk -F'|' '
 NF == 1 && /^[0-9]+$/ { want[$1] } NF > 1 { split($1, part, /[_+;]/); seen[part[1]] }
@@ -111,15 +112,19 @@ END { for (id in want) if (!(id in seen)) exit 1 }'"""
 
 
 def find_text(name: str, *, accounting: bool, days: int = 30) -> str:
-    """Return the text that looks for jobs by name, now and in some days before.
+    """Return the text that looks for the jobs that we call so, now and in some days before.
 
-    Sites that allow no wide window are asked for a day.
+    A site may have renamed them: whatever the queue shows with the name in any column comes back.
+    Sites that allow no wide window of the accounting are asked for a day.
     """
     quoted = shlex.quote(name)
     sacct = f"timeout {PATIENCE} sacct -X -n -P --name={quoted} -o {ACCOUNTING_FORMAT}"
     text = f"""\
-{PRELUDE}timeout {PATIENCE} squeue --me -h -t all -n {quoted} -O '{QUEUE_FORMAT}' 2>&1 </dev/null
-mark queue $?
+{PRELUDE}out=$(timeout {PATIENCE} squeue --me -h -t all -O '{QUEUE_FORMAT}' 2>&1 </dev/null)
+code=$?
+[ $code -ne 0 ] || out=$(printf '%s\\n' "$out" | grep -F -e {quoted})
+printf '%s\\n' "$out"
+mark queue $code
 """
     if not accounting:
         return text
@@ -155,8 +160,8 @@ printf '%s\\n' "$said"
 [ -d {place} ] && mark fenced 0 || mark unwritable 1
 exit 0
 fi
-{cleaning_text("job.sh")}\
-timeout -k 10 {limit:.0f} sbatch --parsable job.sh >{place}/answer 2>&1 </dev/null
+{cleaning_text(SCRIPT)}\
+timeout -k 10 {limit:.0f} sbatch --parsable {SCRIPT} >{place}/answer 2>&1 </dev/null
 printf '\\ncode=%s\\n' "$?" >>{place}/answer
 cat {place}/answer
 mark answer 0

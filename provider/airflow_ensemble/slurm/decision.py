@@ -212,7 +212,8 @@ def _judge_absent(sight: Sight, deadlines: Deadlines) -> Over | None:
     if not _reached(sight.absent, lag):
         return None
     asked = "queue and accounting" if sight.answered else "the queue (accounting does not answer)"
-    return Over(End.VANISHED, f"{asked} have known nothing of it for {lag:g} s", sight.view)
+    reason = f" ({sight.view.reason})" if sight.view.reason else ""
+    return Over(End.VANISHED, f"{asked} have known nothing of it for {lag:g} s{reason}", sight.view)
 
 
 def _reached(age: float | None, limit: float | None) -> bool:

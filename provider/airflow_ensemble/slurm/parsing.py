@@ -10,15 +10,23 @@ from dataclasses import dataclass, field
 from airflow_ensemble.slurm.arrays import JobId, parse_job_id
 from airflow_ensemble.slurm.states import BLOCKING_REASONS, Phase, View, find_meaning, is_blocking
 
-#: What ``squeue -O`` is asked for; the reason is free text, so it comes last.
+#: What ``squeue -O`` is asked for; name, reason and what follows are free text, so they come last.
 QUEUE_FORMAT = (
     "JobArrayID:|,State:|,SubmitTime:|,StartTime:|,EndTime:|,exit_code:|,RestartCnt:|,NodeList:|,"
-    "Name:|,Reason:"
+    "Name:|,Reason:|,WorkDir:|,Command:|,Comment:"
 )
-#: What ``sacct -o`` is asked for; names of others may hold anything, so the name comes last.
-ACCOUNTING_FORMAT = "JobID,State,ExitCode,Submit,Start,End,NodeList,JobName"
+#: What ``sacct -o`` is asked for; likewise.
+ACCOUNTING_FORMAT = "JobID,State,ExitCode,Submit,Start,End,NodeList,JobName,WorkDir,Comment"
 
-_SUBMITTED = re.compile(r"(?:Submitted batch job )?(\d{1,12})(?:;([\w.-]+))?")
+#: The name of batch scripts in a job's folder.
+SCRIPT = "job.sh"
+
+_COMMENTED = re.compile(r"[/\s,;|]+")
+_SUBMITTED = re.compile(
+    r"(?P<words>Submitted batch job )?(?P<job>\d{1,12})"
+    r"(?:;(?P<cluster>[\w.-]+)| on cluster (?P<other>[\w.-]+))?"
+)
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _LIMIT = re.compile(r"\d{1,12}")
 
 
@@ -35,6 +43,9 @@ class Row:
     :param restarts: how often it was requeued, as far as the line says.
     :param submitted: Unix time by the cluster's clock; None when unknown. So are the next two.
     :param nodes: as Slurm writes them.
+    :param folder: the job's working directory; empty when unknown. So are the next two.
+    :param command: path of the script.
+    :param comment: of the job.
     """
 
     id: JobId
@@ -48,6 +59,25 @@ class Row:
     started: float | None = None
     ended: float | None = None
     nodes: str = ""
+    folder: str = ""
+    command: str = ""
+    comment: str = ""
+
+    def is_of(self, name: str) -> bool:
+        """Say whether this line speaks of the job that we call so, whatever the site calls it.
+
+        The name is never used twice, and the job's folder and comment end with it. What somebody
+        else submits from that folder has a script of its own, or is no array.
+        """
+        if name == self.name or name in _COMMENTED.split(self.comment):
+            return True
+        if self.command:
+            return self.command.endswith(f"/{name}/{SCRIPT}")
+        return self.id.elements is not None and self.is_in(name)
+
+    def is_in(self, name: str) -> bool:
+        """Say whether its job works in the folder of the job that we call so."""
+        return self.folder.rpartition("/")[2] == name
 
     def view(self, blocking: Sequence[str] = BLOCKING_REASONS) -> View:
         """Return what this line says of each element that it speaks of."""
@@ -115,11 +145,12 @@ def parse_queue(text: str) -> list[Row]:
     """Return the lines of ``squeue -h -O QUEUE_FORMAT``; whatever is no such line is left out."""
     rows = []
     for line in text.splitlines():
-        parts = line.split("|", 9)
+        parts = line.split("|", 12)
         job = _job_id(parts[0])
         if job is None or len(parts) < 10:
             continue
-        _, state, submitted, started, ended, code, restarts, nodes, name, reason = parts
+        _, state, submitted, started, ended, code, restarts, nodes, name, reason = parts[:10]
+        marks = (_none_as_empty(part) for part in parts[10:])
         exit_code, signal = _wait_status(code)
         rows.append(
             Row(
@@ -134,6 +165,7 @@ def parse_queue(text: str) -> list[Row]:
                 _seconds(started),
                 _seconds(ended),
                 _none_as_empty(nodes),
+                *marks,
             )
         )
     return rows
@@ -143,11 +175,12 @@ def parse_accounting(text: str) -> list[Row]:
     """Return the lines of ``sacct -n -P -o ACCOUNTING_FORMAT``, and nothing else."""
     rows = []
     for line in text.splitlines():
-        parts = line.split("|", 7)
+        parts = line.split("|", 9)
         job = _job_id(parts[0])
         if job is None or len(parts) < 8:
             continue
-        _, state, code, submitted, started, ended, nodes, name = parts
+        _, state, code, submitted, started, ended, nodes, name = parts[:8]
+        folder, comment = [*parts[8:], "", ""][:2]
         exit_code, signal = _wait_status(code)
         rows.append(
             Row(
@@ -162,6 +195,8 @@ def parse_accounting(text: str) -> list[Row]:
                 _seconds(started),
                 _seconds(ended),
                 _none_as_empty(nodes),
+                folder,
+                comment=comment,
             )
         )
     return rows
@@ -170,13 +205,29 @@ def parse_accounting(text: str) -> list[Row]:
 def parse_submitted(text: str) -> str | None:
     """Return the id that ``sbatch --parsable`` printed, ``123`` or ``123;cluster``.
 
-    Banners and wrappers may have written lines before and after it.
+    Banners and wrappers may have written lines before and after it. Where several numbers stand
+    alone, such as a cost, none is taken for the id.
     """
-    for line in reversed(text.splitlines()):
-        if found := _SUBMITTED.fullmatch(line.strip()):
-            job, cluster = found.groups()
-            return f"{job};{cluster}" if cluster else str(job)
-    return None
+    jobs = _submitted(text)
+    if len(jobs) != 1:
+        return None
+    ((job, cluster),) = jobs.items()
+    return f"{job};{cluster}" if cluster else job
+
+
+def may_name_job(text: str) -> bool:
+    """Return whether anything in what ``sbatch`` printed may be the id of a job."""
+    return bool(_submitted(text))
+
+
+def _submitted(text: str) -> dict[str, str]:
+    """Return the ids that ``sbatch`` may have printed, each with its cluster or nothing."""
+    lines = (_COLOUR.sub("", line).strip() for line in text.splitlines())
+    found = [one for one in map(_SUBMITTED.fullmatch, lines) if one]
+    jobs: dict[str, str] = {}
+    for one in [one for one in found if one["words"]] or found:
+        jobs[one["job"]] = one["cluster"] or one["other"] or jobs.get(one["job"], "")
+    return jobs
 
 
 def parse_config(text: str) -> dict[str, str]:

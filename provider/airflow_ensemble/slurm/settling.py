@@ -45,6 +45,15 @@ MAX_NAMED = 20
 #: Seconds to wait for a cancelled element to be gone, and between two looks at it.
 CANCEL_WAIT, CANCEL_PAUSE = 60.0, 1.0
 
+#: Submissions of a chunk that may vanish in a row: then no further one is made.
+_VANISHINGS = 3
+_INVISIBLE = (
+    f"That was so {_VANISHINGS} times in a row, so nothing more is submitted: neither squeue nor "
+    "sacct shows a job with the name, comment, script or folder that we gave it. Look at `squeue "
+    "--me` on the cluster, cancel there what is ours, and ask the site to leave one of these as it "
+    "is"
+)
+
 #: What simulations are charged with that an element's end has caught running.
 _REASONS = {
     End.TIME_LIMIT: Reason.TIME_LIMIT,
@@ -113,6 +122,8 @@ def settle(control: Control, cluster: Cluster, chunk: str, over: Over) -> Settle
     if not info.unfinished:
         control.index.settle(chunk, submission=info.submission)
         return _settled(control, info, DONE, words)
+    if over.end is End.VANISHED and _vanishes_each_time(control, info):
+        return _settled(control, info, GIVE_UP, f"{words}. {_INVISIBLE}")
     return _settled(control, info, _next(control, info, over), words)
 
 
@@ -125,9 +136,9 @@ def cancel_chunk(control: Control, cluster: Cluster, chunk: str) -> None:
     if element is None or element.end is not None:
         return
     if element.job.job_id is not None:
-        cluster.client.cancel([element_id(element.job, element.element)])
+        cancel_elements(cluster, [element])
         return
-    # sbatch was perhaps not answered: whatever has the name is ours.
+    # sbatch was perhaps not answered: whatever bears the mark is ours.
     found = cluster.client.find(element.job.name) or []
     if found:
         cluster.client.cancel([f"{id}_{element.element}" for id in found])
@@ -148,13 +159,24 @@ def reach(control: Control, cluster: Cluster) -> Callable[[Mapping[str, Sequence
             if element is None or element.end or element.job.place != cluster.place:
                 continue
             if not info.unfinished and element.job.job_id is not None:
-                whole.append(element_id(element.job, element.element))
+                whole.append(element)
             else:
                 _write_cancel_file(cluster, element, ids)
         if whole:
-            cluster.client.cancel(whole)
+            cancel_elements(cluster, whole)
 
     return tell
+
+
+def cancel_elements(cluster: Cluster, elements: Sequence[ElementInfo]) -> None:
+    """Cancel submitted elements, but for those whose id is another job's now.
+
+    :param elements: with jobs that have their ``job_id``.
+    """
+    snapshot = cluster.client.poll([element.job for element in elements])
+    for element in elements:
+        snapshot.view(element.job, element.element)
+    cluster.client.cancel([element_id(element.job, element.element) for element in elements])
 
 
 def settler(
@@ -206,6 +228,12 @@ def _next(control: Control, info: ChunkInfo, over: Over) -> str:
     return GIVE_UP if policy.action == GIVE_UP else RETRY
 
 
+def _vanishes_each_time(control: Control, info: ChunkInfo) -> bool:
+    """Say whether Slurm has lost sight of a chunk's last submissions, one after the other."""
+    ends = [element.end for element in control.index.elements(chunk=info.id)]
+    return ends[-_VANISHINGS:] == [End.VANISHED.value] * _VANISHINGS
+
+
 def _has_tried(control: Control, info: ChunkInfo) -> bool:
     """Say whether the newest submission's worker has recorded the end of any attempt."""
     prefix = f"{segments_prefix(control.hash8, info.id)}{info.submission}."
@@ -238,7 +266,7 @@ def _end_element(cluster: Cluster, element: ElementInfo) -> None:
     if element.job.job_id is None:
         return
     name = element_id(element.job, element.element)
-    cluster.client.cancel([name])
+    cancel_elements(cluster, [element])
     give_up = time.monotonic() + CANCEL_WAIT
     while time.monotonic() < give_up:
         view = cluster.client.poll([element.job]).view(element.job, element.element)

@@ -177,7 +177,7 @@ class _Submission:
                 absences, problem = 0, str(error)
             if absences >= ABSENCES:
                 log.warning(
-                    "job %s: attempt %d was not submitted: its name is not known to the site",
+                    "job %s: attempt %d was not submitted: no job that the site shows is it",
                     job.name,
                     job.attempt,
                 )
@@ -190,7 +190,7 @@ class _Submission:
             self._wait(job, self.pause)
 
     def _find(self, job: JobInfo, trace: Trace) -> list[str] | None:
-        """Return the jobs of that name, oldest first; None when Slurm did not answer."""
+        """Return the jobs that we call so, oldest first; None when Slurm did not answer."""
         known = self.client.find(job.name)
         ids = sorted({*trace.started, *(known or [])}, key=int)
         if ids:
