@@ -16,10 +16,10 @@ import pytest
 from airflow_ensemble.cli import main
 from airflow_ensemble.cli.commands import COMMANDS
 from airflow_ensemble.engine.ensemble import KEYS, Ensemble, build
+from airflow_ensemble.engine.ensemble.blocks import FUTURE
 from airflow_ensemble.engine.ensemble.execution import _READERS
 from airflow_ensemble.engine.ensemble.kubernetes import KEYS as KUBERNETES_KEYS
-from airflow_ensemble.engine.ensemble.schema import RESOURCES
-from airflow_ensemble.engine.ensemble.table import FUTURE, RESERVED
+from airflow_ensemble.engine.ensemble.schema import RESERVED, RESOURCES
 from airflow_ensemble.engine.ensemble.yaml_text import parse_yaml
 from airflow_ensemble.engine.simulation import ProductStatus, Reason, Status
 from tests.cli.login_node import LoginNode

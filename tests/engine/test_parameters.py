@@ -12,8 +12,13 @@ from airflow_ensemble.engine.parameters import as_argument, describe_change, tak
 
 def test_what_is_no_parameter_is_taken_off() -> None:
     record = {"release": 3.1, "n": 2, "$written": {"release": "3.10"}, "$later": 1}
-    assert take_apart(record) == ({"release": 3.1, "n": 2}, {"release": "3.10"})
-    assert take_apart({}) == ({}, {})
+    assert take_apart(record) == ({"release": 3.1, "n": 2}, {"release": "3.10"}, None)
+    assert take_apart({}) == ({}, {}, None)
+
+
+def test_a_seed_is_the_simulations_own_where_its_record_says_so() -> None:
+    assert take_apart({}, {"seed": 7, "$seed": True}) == ({"seed": 7}, {}, 7)
+    assert take_apart({}, {"seed": 7}) == ({"seed": 7}, {}, None)
 
 
 def test_an_own_value_takes_the_place_of_how_the_common_one_was_written() -> None:

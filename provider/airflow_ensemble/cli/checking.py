@@ -12,6 +12,8 @@ from airflow_ensemble.cli.opening import find_key, open_existing_index
 from airflow_ensemble.cli.plan import make_plan
 from airflow_ensemble.cli.standing import describe_others
 from airflow_ensemble.cli.starting import judge_output, refuse_forgotten_outcomes
+from airflow_ensemble.engine.ensemble.blocks import ID, SEED, Remarks
+from airflow_ensemble.engine.ensemble.schema import RESERVED, RESOURCES
 from airflow_ensemble.engine.errors import EnsembleError
 
 if TYPE_CHECKING:
@@ -43,7 +45,10 @@ def check_ensemble(ensemble: Ensemble) -> Iterator[Finding]:
     """Look at everything that a run of the ensemble needs, one finding after another."""
     yield Finding("file", f"{ensemble.path}, settings hash {ensemble.settings.hash[:8]}")
     yield Finding("paths", ", ".join(_paths(ensemble)))
-    yield _look("simulations", lambda: _check_table(ensemble))
+    remarks = Remarks()
+    yield _look("simulations", lambda: _check_table(ensemble, remarks))
+    if remarks.columns:
+        yield Finding("columns", _describe_columns(remarks))
     yield _look("model", lambda: _check_model(ensemble))
     if ensemble.settings.command:
         yield _look("arguments", lambda: _check_arguments(ensemble))
@@ -77,13 +82,14 @@ def _look(what: str, check: Callable[[], Finding]) -> Finding:
         return Finding(what, problems=(str(error),))
 
 
-def _check_table(ensemble: Ensemble) -> Finding:
+def _check_table(ensemble: Ensemble, remarks: Remarks) -> Finding:
     try:
         index = open_existing_index(ensemble)
     except EnsembleError:  # that is a finding of its own; the table is checked all the same
         index = None
     key = find_key(index, ensemble) if index else None
-    plan = make_plan(ensemble.read_simulations(), index, key, skip_existing=True, replace=False)
+    simulations = ensemble.read_simulations(remarks=remarks)
+    plan = make_plan(simulations, index, key, skip_existing=True, replace=False)
     if index:
         index.close()
     advice = "give it a new id, or run with --replace"
@@ -95,7 +101,23 @@ def _check_table(ensemble: Ensemble) -> Finding:
         f"{plan.total:,} in the table: {plan.new:,} new, {plan.complete:,} complete, "
         f"{plan.failed:,} failed" + (f"; {describe_others(plan.others)}" if plan.others else ""),
         tuple(changed),
+        tuple(remarks.warnings),
     )
+
+
+def _describe_columns(remarks: Remarks) -> str:
+    """Return what each column of the table became."""
+    titles = {name: f"{name} ({old})" if old else name for name, old in remarks.columns.items()}
+    own = {ID, SEED, *RESERVED}
+    kinds = {
+        "parameters": [titles[name] for name in titles if name not in own],
+        "seed": [titles[name] for name in titles if name == SEED],
+        "resources": [titles[name] for name in titles if name in RESOURCES],
+        "how it runs": [titles[name] for name in titles if name in set(RESERVED) - set(RESOURCES)],
+        "left out": remarks.left_out,
+    }
+    parts = [f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names]
+    return "; ".join(parts) or "ids alone"
 
 
 def _check_model(ensemble: Ensemble) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from airflow_ensemble.engine.ensemble import Ensemble
     from airflow_ensemble.engine.index.interface import EnsembleKey, OutputIndex, SimulationInfo
     from airflow_ensemble.engine.simulation import Simulation
+
+log = logging.getLogger(__name__)
 
 #: Ids that a dry run lists unless asked for all.
 LISTED = 20
@@ -61,13 +64,16 @@ def plan_run(ensemble: Ensemble, args: Namespace) -> Plan:
 
     :raises UsageError: on anything that it would refuse.
     """
+    from airflow_ensemble.engine.ensemble.blocks import Remarks
+
+    remarks = Remarks()
     index = open_existing_index(ensemble)
     try:
         key = find_key(index, ensemble) if index else None
         if key is None:
             refuse_forgotten_outcomes(ensemble)
         plan = make_plan(
-            ensemble.read_simulations(args.first),
+            ensemble.read_simulations(args.first, remarks),
             index,
             key,
             skip_existing=ensemble.skip_existing and not args.no_skip,
@@ -78,6 +84,8 @@ def plan_run(ensemble: Ensemble, args: Namespace) -> Plan:
             index.close()
     if args.first is not None:
         plan.others = 0  # the first rows are not the table
+    for warning in remarks.warnings:
+        log.warning("%s", warning)
     if plan.changed and not args.replace:
         more = f" ({plan.changed - 1:,} more changed, too)" if plan.changed > 1 else ""
         raise UsageError(

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from airflow_ensemble.engine.chunk import Chunk, cancel_path, lock_path, write_chunk
 from airflow_ensemble.engine.control import Control
+from airflow_ensemble.engine.ensemble.blocks import Remarks
 from airflow_ensemble.engine.errors import EnsembleError, Interrupted, ModelError
 from airflow_ensemble.engine.evidence import Evidence, LockHeld, find_evidence, hold_lock
 from airflow_ensemble.engine.index.interface import (
@@ -133,13 +134,16 @@ def register(
         refuse_forgotten_outcomes(control.root, control.recipe)
     key = control.index.define(control.recipe)
     reconcile(control, driver_alive=driver_alive, settlers=settlers)
+    remarks = Remarks()
     registration = control.index.register(
         key,
-        ensemble.read_simulations(first),
+        ensemble.read_simulations(first, remarks),
         batch_key=batch_key,
         skip_existing=ensemble.skip_existing if skip_existing is None else skip_existing,
         replace=replace,
     )
+    for warning in remarks.warnings:
+        log.warning("%s", warning)
     claim = control.root.claim_owner(ensemble.name, control.recipe.settings)
     if claim.message:
         log.warning("%s; new ones go to %s/", claim.message, control.recipe.hash8)

@@ -29,10 +29,12 @@ class Parameters(NamedTuple):
 
     :param values: the parameters.
     :param written: command arguments by parameter, where they differ from what the value prints.
+    :param seed: of the simulation, where its row gives one.
     """
 
     values: dict[str, Any]
     written: dict[str, str]
+    seed: int | None = None
 
 
 def take_apart(common: Mapping[str, Any], own: Mapping[str, Any] | None = None) -> Parameters:
@@ -44,7 +46,7 @@ def take_apart(common: Mapping[str, Any], own: Mapping[str, Any] | None = None) 
     own = own or {}
     values = {name: value for name, value in {**common, **own}.items() if name[:1] != MARK}
     shared = {name: text for name, text in common.get(WRITTEN, {}).items() if name not in own}
-    return Parameters(values, {**shared, **own.get(WRITTEN, {})})
+    return Parameters(values, {**shared, **own.get(WRITTEN, {})}, _seed(own))
 
 
 def as_argument(value: Any) -> str:
@@ -73,12 +75,12 @@ def describe_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 
 def _as_written(record: Mapping[str, Any]) -> dict[str, str]:
-    values, written = take_apart(record)
+    values, written, _ = take_apart(record)
     texts = {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}
     return {**texts, **written}
 
 
-def _seed(record: Mapping[str, Any]) -> Any:
+def _seed(record: Mapping[str, Any]) -> int | None:
     return record.get("seed") if SEED in record else None
 
 

@@ -28,6 +28,7 @@ IDEAL = "ideal"
 FOOTPRINT = "footprint"
 TRAJECTORY = "trajectory"
 MAX_CELLS = 25_000_000
+_SEEDS = 2**30
 #: Periods that pandas reads as everybody does: to it, ``6`` is 6 nanoseconds.
 _PERIOD = re.compile(r"[1-9][0-9]* ?(?:min|[hHdD]|(?:minute|hour|day)s?)")
 
@@ -91,7 +92,7 @@ def parse(params: Mapping[str, Any], seed: int) -> Request:
     """Read the parameters of one simulation, common and own merged.
 
     :param params: as in the ensemble file and the table of simulations.
-    :param seed: the simulation's own seed, unless the parameters name one.
+    :param seed: the simulation's own seed; one that its row gives is among the parameters, too.
     :raises ValueError: naming the parameter and what to do about it.
     """
     reject_unknown(params)
@@ -193,7 +194,9 @@ def parse_hysplit(params: Mapping[str, Any], seed: int) -> dict[str, Any]:
     values.setdefault("krand", 2)
     if values["krand"] == 2:
         # HYSPLIT negates the seed and subtracts from it in 32 bits.
-        values.setdefault("seed", seed % 2**30)
+        values.setdefault("seed", seed % _SEEDS)
+    if isinstance(values.get("seed"), int) and values["seed"] >= _SEEDS:
+        raise ValueError(f"seed is {values['seed']}: HYSPLIT takes seeds below {_SEEDS}")
     config = _validated("HYSPLIT's parameters", HysplitConfig, values)
     if config.n_hours == 0:
         raise ValueError("n_hours is 0: give the hours to run, negative for backward")

@@ -404,6 +404,7 @@ def test_keys_of_parameters_are_texts(tmp_path: Path, value: Any) -> None:
         ({"products": ["dump"]}, "products.dump: a command's product needs a pattern"),
         ({"products": {"dump": None}}, "products.dump: a command's product needs a pattern"),
         ({"parameters": {"seed": 1}, "command": ["a", "{seed}"]}, "parameters.seed: {seed} in a"),
+        ({"parameters": {"cpus": 1}, "command": ["a", "{cpus}"]}, "parameters.cpus: {cpus} in a"),
     ],
 )
 def test_wrong_commands(tmp_path: Path, keys: dict[str, Any], message: str) -> None:

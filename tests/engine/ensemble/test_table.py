@@ -17,9 +17,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airflow_ensemble.engine.ensemble import table as table_module
+from airflow_ensemble.engine.ensemble import csv_table, parquet_table, record_table
+from airflow_ensemble.engine.ensemble.csv_table import type_cell
 from airflow_ensemble.engine.ensemble.schema import Place
-from airflow_ensemble.engine.ensemble.table import read_records, read_table, type_cell
+from airflow_ensemble.engine.ensemble.table import read_records, read_table
 from airflow_ensemble.engine.errors import UsageError
 from airflow_ensemble.engine.simulation import Resources, Simulation
 from tests.engine.strategies import ids
@@ -186,7 +187,8 @@ def test_parquet_keeps_its_types(tmp_path: Path) -> None:
 def test_blocks_leave_nothing_out(
     tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(table_module, "BLOCK", 7)
+    for module in (csv_table, parquet_table, record_table):
+        monkeypatch.setattr(module, "BLOCK", 7)
     names = [f"s{n}" for n in range(50)]
     if suffix == ".csv":
         path = write(tmp_path, "id,n\n" + "".join(f"{id},{n}\n\n" for n, id in enumerate(names)))

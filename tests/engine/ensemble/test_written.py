@@ -51,7 +51,7 @@ def write(folder: Path, text: str) -> Path:
 
 def argument(ensemble: Ensemble) -> str:
     """Return what ``{x}`` is for the first simulation."""
-    values, written = take_apart(
+    values, written, _ = take_apart(
         ensemble.settings.parameters, next(ensemble.read_simulations()).params
     )
     return written.get("x", as_argument(values["x"]))
@@ -87,7 +87,7 @@ def test_a_number_is_a_number_and_its_argument_is_as_written(
 ) -> None:
     for way, ensemble in ways(tmp_path, text).items():
         simulation = next(ensemble.read_simulations())
-        values, written = take_apart(ensemble.settings.parameters, simulation.params)
+        values, written, _ = take_apart(ensemble.settings.parameters, simulation.params)
         assert repr(values["x"]) == repr(number), way
         assert argument(ensemble) == text, way
         assert ("x" in written) == (text != repr(number)), way

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_ensemble.engine.command import RUN_FIELDS
+from airflow_ensemble.engine.ensemble.blocks import SEED, Remarks, Rules
 from airflow_ensemble.engine.ensemble.execution import read_execution
 from airflow_ensemble.engine.ensemble.index_spec import locate_index, read_index_spec
 from airflow_ensemble.engine.ensemble.paths import HERE, Side, expand
@@ -33,10 +34,12 @@ from airflow_ensemble.engine.ensemble.schema import (
     read_whole,
     refuse,
 )
-from airflow_ensemble.engine.ensemble.settings import placeholders, read_settings
+from airflow_ensemble.engine.ensemble.settings import SHADOWING, placeholders, read_settings
 from airflow_ensemble.engine.ensemble.table import read_records, read_table
+from airflow_ensemble.engine.ensemble.written import find_long
 from airflow_ensemble.engine.ensemble.yaml_text import parse_yaml
 from airflow_ensemble.engine.errors import UsageError
+from airflow_ensemble.engine.parameters import take_apart
 from airflow_ensemble.engine.recipe import Recipe, Settings
 from airflow_ensemble.engine.simulation import Limits, Resources, Simulation
 from airflow_ensemble.engine.storage import local_path, uri_scheme
@@ -49,6 +52,8 @@ KEYS = (
     "seed",
     "parameters",
     "simulations",
+    "columns",
+    "types",
     "products",
     "output",
     "control",
@@ -65,6 +70,7 @@ KEYS = (
 #: Keys whose mappings an override changes key by key instead of replacing them.
 MERGED = ("parameters", "execution", "resources")
 LOGS = ("failed", "all")
+TYPES = ("text",)
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 
@@ -88,6 +94,9 @@ class Ensemble:
     :param resources: what a simulation needs whose row says nothing else.
     :param execution: options of the backend; our own keys with ``_``, further ones as ``sbatch``
         spells them.
+    :param columns: columns of the table by what they are to be called.
+    :param types: what cells of a CSV table are that are not to be read as JSON would: ``text``.
+    :param warnings: what is not likely to be meant.
     :param control_is_default: whether ``control`` follows from ``output``, because nobody named it.
     """
 
@@ -105,6 +114,9 @@ class Ensemble:
     logs: str = "failed"
     resources: Resources = field(default_factory=Resources)
     execution: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, str] = field(default_factory=dict)
+    types: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
     control_is_default: bool = False
 
     def recipe(self) -> Recipe:
@@ -119,20 +131,28 @@ class Ensemble:
             code=tuple(self.execution.get("code", ())),
         )
 
-    def read_simulations(self, first: int | None = None) -> Iterator[Simulation]:
+    def read_simulations(
+        self, first: int | None = None, remarks: Remarks | None = None
+    ) -> Iterator[Simulation]:
         """Yield the simulations in table order, streamed and validated.
 
         :param first: end after this many.
+        :param remarks: takes what is worth saying of the table.
         :raises UsageError: naming file, row and column, when the stream reaches what is wrong.
         """
-        needed = placeholders(self.settings.command) - set(RUN_FIELDS)
-        needed -= set(self.settings.parameters)
+        remarks = remarks or Remarks()
+        remarks.warnings.extend(self.warnings)
+        filled = placeholders(self.settings.command)
+        common = frozenset(take_apart(self.settings.parameters).values)
+        needed = filled - set(RUN_FIELDS) - common
+        rules = Rules(self.columns, tuple(self.types), common, filled & set(SHADOWING))
+        options: dict[str, Any] = {
+            "needed": needed, "resources": self.resources, "rules": rules, "remarks": remarks
+        }  # fmt: skip
         if isinstance(self.simulations, Path):
-            found = read_table(self.simulations, needed=needed, resources=self.resources)
-        else:
-            place = Place(str(self.path), "simulations")
-            found = read_records(self.simulations, place, needed=needed, resources=self.resources)
-        return islice(found, first)
+            return islice(read_table(self.simulations, **options), first)
+        place = Place(str(self.path), "simulations")
+        return islice(read_records(self.simulations, place, **options), first)
 
     def index_location(self, resolve_connection: Callable[[str], str] | None = None) -> str:
         """Return where the output index is: an absolute path, or a ``postgresql://`` DSN.
@@ -214,6 +234,7 @@ def build(path: Path, values: Mapping[str, Any], there: Side | None = None) -> E
         output=output,
         control=_read_control(given.get("control"), output, path.parent, top.below("control")),
         limits=_read_limits(given, top),
+        warnings=tuple(_warnings(given.get("parameters"), top.below("parameters"))),
         control_is_default="control" not in given,
         execution=read_execution(
             given.get("execution", {}), path.parent, top.below("execution"), there, output
@@ -229,6 +250,11 @@ _OPTIONS: dict[str, Callable[[Any, Place], Any]] = {
     "max_failed": read_max_failed,
     "time_limit": read_seconds,
     "logs": lambda value, place: read_choice(value, place, LOGS),
+    "columns": lambda value, place: _read_columns(value, place),
+    "types": lambda value, place: {
+        name: read_choice(type, place.below(name), TYPES)
+        for name, type in read_mapping(value, place).items()
+    },
     "resources": lambda value, place: read_resources(
         read_mapping(value, place), place, Resources()
     ),
@@ -299,6 +325,35 @@ def _read_control(value: Any, output: str, folder: Path, place: Place) -> Path:
             "folder for the index and the batch records"
         )
     return Path(output) / ".ensemble"
+
+
+def _read_columns(value: Any, place: Place) -> dict[str, str]:
+    columns: dict[str, str] = {}
+    for new, old in read_mapping(value, place).items():
+        is_number = isinstance(old, (int, float)) and not isinstance(old, bool)
+        name = read_text(str(old) if is_number else old, place.below(new), expected="a column")
+        for other, same in columns.items():
+            if same == name:
+                raise UsageError(f"{place.below(new)} and {other!r} are the same column {name!r}")
+        columns[new] = name
+    return columns
+
+
+def _warnings(parameters: Any, place: Place) -> Iterator[str]:
+    """Say which parameters are not likely to be what is meant."""
+    for name, value in (parameters or {}).items():
+        long = find_long(value)
+        if long is not None:
+            yield (
+                f"{place.below(str(name))}: {str(long)[:40]} is a whole number beyond 2^63 - 1, so "
+                "that it is a text: put it in quotes if that is meant"
+            )
+        if name == SEED:
+            yield (
+                f"{place.below(name)} is a parameter that all simulations share, and not run.seed: "
+                "the key 'seed' beside 'parameters' gives the seed of the ensemble, and a column "
+                "'seed' of the table that of each simulation"
+            )
 
 
 def _read_limits(given: Mapping[str, Any], top: Place) -> Limits:

@@ -20,6 +20,7 @@ from airflow_ensemble.engine.ensemble.written import (
     WHOLE_NUMBER,
     WrittenFloat,
     WrittenTruth,
+    is_long,
     plain,
 )
 from airflow_ensemble.engine.errors import UsageError
@@ -176,7 +177,7 @@ def read_json(value: Any, place: Place) -> Any:
         told from zero, or a value of another type.
     """
     if value is None or isinstance(value, (str, bool, int, WrittenTruth)):
-        return plain(value)
+        return str(value) if is_long(value) else plain(value)
     if isinstance(value, float):
         if not math.isfinite(value):
             refuse(place, "a finite number", value)
@@ -201,6 +202,8 @@ _RESOURCES: dict[str, Callable[[Any, Place], int]] = {
     "walltime": lambda value, place: math.ceil(read_seconds(value, place)),
 }
 RESOURCES = tuple(_RESOURCES)
+#: Columns of a table that are no parameters: what a simulation needs, and how it is run.
+RESERVED = ("time_limit", "priority", *RESOURCES)
 
 
 def read_resources(values: Mapping[str, Any], place: Place, default: Resources) -> Resources:

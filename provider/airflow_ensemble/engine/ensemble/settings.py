@@ -8,6 +8,7 @@ from typing import Any
 
 from airflow_ensemble.engine.command import RUN_FIELDS, parse_template
 from airflow_ensemble.engine.ensemble.schema import (
+    RESERVED,
     Place,
     check_known,
     read_flag,
@@ -21,6 +22,10 @@ from airflow_ensemble.engine.ensemble.schema import (
 from airflow_ensemble.engine.ensemble.written import as_record
 from airflow_ensemble.engine.errors import ModelError, UsageError
 from airflow_ensemble.engine.recipe import ProductSpec, Settings
+
+#: Fields of a run that a parameter of the same name would hide from a command, or be hidden by. A
+#: row's ``id`` and ``seed`` are those of its run.
+SHADOWING = tuple(name for name in RUN_FIELDS if name != "seed")
 
 _PRODUCT = r"(?!logs$)[a-z][a-z0-9_-]{0,63}"
 _MODEL = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
@@ -44,6 +49,8 @@ def read_settings(given: Mapping[str, Any], top: Place) -> Settings:
         refuse_marked(name, str(top.below("parameters")))
     command = _read_command(given.get("command"), top.below("command"))
     _check_shadowed(command, parameters, top.below("parameters"))
+    _refuse_seed(command, parameters, top.below("parameters"))
+    _refuse_reserved(command, parameters, top.below("command"))
     model = given.get("model")
     return Settings(
         model=None
@@ -94,8 +101,27 @@ def _read_argument(value: Any, place: Place) -> str:
     return str(value)
 
 
+def _refuse_seed(command: Sequence[str], parameters: Mapping[str, Any], place: Place) -> None:
+    if command and "seed" in parameters:
+        raise UsageError(
+            f"{place.below('seed')}: {{seed}} in a command is filled by the run itself: the key "
+            "'seed' beside 'parameters' gives the seed of the ensemble, and a column 'seed' of the "
+            "table that of each simulation"
+        )
+
+
+def _refuse_reserved(command: Sequence[str], parameters: Mapping[str, Any], place: Place) -> None:
+    """Refuse what no simulation can ever have: columns of these names are no parameters."""
+    for name in sorted(placeholders(command) & set(RESERVED) - set(parameters)):
+        raise UsageError(
+            f"{place} uses {{{name}}}, and a column {name!r} is no parameter: it says what a "
+            f"simulation needs, or how it is run. Rename the column that is meant, such as "
+            f"columns: {{my_{name}: {name}}}, and write {{my_{name}}}"
+        )
+
+
 def _check_shadowed(command: Sequence[str], parameters: Mapping[str, Any], place: Place) -> None:
-    for name in sorted(placeholders(command) & set(RUN_FIELDS) & set(parameters)):
+    for name in sorted(placeholders(command) & set(SHADOWING) & set(parameters)):
         raise UsageError(
             f"{place.below(name)}: {{{name}}} in a command is filled by the run itself, give this "
             "parameter another name"

@@ -100,6 +100,22 @@ def written_float(number: float, text: str) -> float:
     return number if repr(number) == text else _keep(WrittenFloat(number), text)
 
 
+def is_long(value: Any) -> bool:
+    """Return whether a value is a whole number that 64 bits do not hold."""
+    if isinstance(value, int):
+        return not LEAST <= value <= LARGEST
+    return isinstance(value, LongNumber)
+
+
+def find_long(value: Any) -> Any:
+    """Return the first such number in a value, at any depth; None where there is none."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return next((long for item in value if (long := find_long(item)) is not None), None)
+    return value if is_long(value) else None
+
+
 def plain(value: Any) -> Any:
     """Return a scalar as JSON knows it, without how it was written."""
     if isinstance(value, WrittenInt):
@@ -132,7 +148,7 @@ def written_argument(value: Any) -> str | None:
     """
     if isinstance(value, (WrittenInt, WrittenFloat, WrittenTruth)):
         return value.text
-    if isinstance(value, (Mapping, list, tuple)):
+    if isinstance(value, (Mapping, list, tuple)) and _has_written(value):
         text = _json_text(value)
         return None if text == canonical_json(_plain_tree(value)) else text
     return None
@@ -144,6 +160,14 @@ _N = TypeVar("_N", WrittenInt, WrittenFloat)
 def _keep(number: _N, text: str) -> _N:
     number.text = text
     return number
+
+
+def _has_written(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_has_written, value.values()))
+    if isinstance(value, (list, tuple)):
+        return any(map(_has_written, value))
+    return isinstance(value, (WrittenInt, WrittenFloat, WrittenTruth))
 
 
 def _plain_tree(value: Any) -> Any:

@@ -194,16 +194,16 @@ def _run(
 
 
 def _make_run(task: Mapping[str, Any], recipe: Recipe, workdir: Path) -> Run:
-    parameters = take_apart(recipe.settings.parameters, task["params"])
+    params, written, own_seed = take_apart(recipe.settings.parameters, task["params"])
     return Run(
         id=task["id"],
-        params=parameters.values,
+        params=params,
         workdir=workdir,
-        seed=derive_seed(recipe.settings.seed, task["id"]),
+        seed=derive_seed(recipe.settings.seed, task["id"]) if own_seed is None else own_seed,
         cpus=task["cpus"],
         attempt=task["attempt"],
         products=tuple(spec.name for spec in recipe.settings.products),
-        written=parameters.written,
+        written=written,
     )
 
 
