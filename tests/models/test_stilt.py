@@ -19,6 +19,7 @@ from airflow_ensemble.engine.products import write_value
 from airflow_ensemble.engine.simulation import Simulation
 from airflow_ensemble.models import ideal_met
 from airflow_ensemble.models.stilt import check, simulate
+from airflow_ensemble.models.stilt_request import parse
 from tests.hrrr import GRID, HYSPLIT, Oracle, parameters, receptors
 
 SMALL_GRID = {
@@ -81,6 +82,12 @@ def test_met_below_a_very_long_path_is_read(
 
 
 # --- seeds ------------------------------------------------------------------------------------
+
+
+def test_a_seed_that_hysplit_cannot_hold_is_invalid(tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match=r"seed is 1073741824: HYSPLIT takes seeds below 1073741824"):
+        simulate(run_of({**IDEAL_RECEPTOR, "seed": 2**30}, tmp_path))
+    assert parse({**IDEAL_RECEPTOR, "seed": 2**30 - 1}, seed=1).hysplit["seed"] == 2**30 - 1
 
 
 def test_the_seed_decides_the_particles(tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ class Run:
     :param id: the simulation's id.
     :param params: the ensemble's common parameters and the simulation's own; its own win.
     :param workdir: an empty directory of its own, also the current one; removed afterwards.
-    :param seed: 1 … 2**31 - 1, from the ensemble's seed and the id alone.
+    :param seed: of the row's column ``seed``, 0 … 2**32 - 1; without one 1 … 2**31 - 1, from the
+        ensemble's seed and the id alone.
     :param cpus: cores that the simulation may use.
     :param attempt: the attempt's number, from 1.
     :param products: the names that the ensemble declares; a model may leave out all others.

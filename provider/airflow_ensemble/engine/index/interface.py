@@ -342,8 +342,8 @@ class OutputIndex(ABC):
         refused, unless ``replace`` (a new generation for those rows only, with the new parameters).
         A row that another batch or worker owns at this moment is left to it.
 
-        :raises UsageError: on a duplicate id or a changed digest, naming id and both digests;
-            nothing is changed then.
+        :raises UsageError: on a duplicate id, or on changed parameters, naming id, column and both
+            values; nothing is changed then.
         """
 
     # --- push: dispatch, chunks -----------------------------------------------------------------
