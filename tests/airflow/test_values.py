@@ -342,3 +342,15 @@ def test_a_hint_names_the_table_and_no_rows() -> None:
         """-f /e.yaml --set 'parameters={"a": "1_0", "b": [1, "2"]}' --set simulations=1_0"""
     )
     assert command_arguments(Path("/e.yaml"), {"simulations": ROWS}) == "-f /e.yaml"
+
+
+@pytest.mark.parametrize(
+    ("value", "align"), [("outer", "outer"), ("exact", "exact"), ("", "exact"), (None, "exact")]
+)
+def test_an_empty_field_for_the_axes_refuses_them(value: str | None, align: str) -> None:
+    with DAG("d"):
+        collect = CollectOperator(
+            task_id="t", ensemble="e", registration={}, align="{{ params.align }}"
+        )
+    collect.render_template_fields({"params": {"align": value}})  # type: ignore[typeddict-item]
+    assert collect.alignment == align

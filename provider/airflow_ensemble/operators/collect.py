@@ -18,6 +18,7 @@ from airflow_ensemble.engine.errors import UsageError
 from airflow_ensemble.engine.index.interface import Counts, Result, Scope
 from airflow_ensemble.engine.ingest import ingest
 from airflow_ensemble.engine.simulation import TERMINAL, Status
+from airflow_ensemble.engine.stacking import check_align
 from airflow_ensemble.engine.standing import in_table_order
 from airflow_ensemble.engine.words import one_line
 from airflow_ensemble.operators.base import EnsembleOperator, airflow_errors, as_text
@@ -136,9 +137,17 @@ class CollectOperator(EnsembleOperator):
 
     def write(self, control: Control, results: Sequence[Result], target: str) -> str:
         """Write the dataset of results, and return where it is."""
-        dataset = open_collection(results, control.root, align=self.align)
+        dataset = open_collection(results, control.root, align=self.alignment)
         self.log.info("dataset of %d simulations:\n%s", len(results), dataset)
         return write_collection(dataset, target, self.format)
+
+    @property
+    def alignment(self) -> str:
+        """Return what is done with axes of different sizes; an empty field refuses them.
+
+        :raises UsageError: when it is not known.
+        """
+        return check_align(as_text(self.align, "align") or "exact")
 
     def _target(self, side: Side = HERE) -> str | None:
         """Return where ``to`` leads, on the side that writes the dataset; None without it."""

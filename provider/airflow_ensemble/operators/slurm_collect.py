@@ -12,7 +12,6 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from airflow_ensemble.engine.collect import check_format
 from airflow_ensemble.engine.control import Control
 from airflow_ensemble.engine.ensemble.paths import HERE
-from airflow_ensemble.engine.stacking import check_align
 from airflow_ensemble.hooks.slurm import SlurmHook
 from airflow_ensemble.operators.base import airflow_errors
 from airflow_ensemble.operators.collect import CollectOperator
@@ -58,7 +57,7 @@ class SlurmCollectOperator(CollectOperator):
             if must_fetch(control):
                 return self.report(context, control, self.write(control, results, target))
             batch = batch_of(self.registration)
-            form, align = check_format(target, self.format), check_align(self.align)
+            form, align = check_format(target, self.format), self.alignment
             job = submit_collection(control, cluster, batch, results, target, form, align=align)
             self.log.info(
                 "collecting in job %s (%s), files in %s", job.job_id, job.name, job.folder

@@ -16,7 +16,7 @@ from airflow_ensemble.sensors.slurm_chunk import SlurmChunkSensor
 class Slurm:
     """Runs chunks on a Slurm cluster.
 
-    :param conn_id: Airflow connection of type ``slurm``.
+    :param conn_id: Airflow connection of type ``slurm``. May be a template.
     :param n_workers: number of chunks; default is ``execution.n_workers`` of the ensemble file,
         else one for each simulation. May be a template.
     :param queue_deadline: seconds that an element may wait to start; default is
