@@ -294,6 +294,8 @@ def test_a_missing_variable_is_not_an_empty_product(collect: Any) -> None:
 def test_an_empty_value_widens_the_type_where_it_must(collect: Any) -> None:
     dataset = collect(one([1, 2], empty_value=-0.5), None)
     assert rows(dataset) == [[1, 2], [-0.5, -0.5]]
+    signed = collect(one(np.array([1, 2], "u1"), empty_value=-1), None)
+    assert rows(signed) == [[1, 2], [-1, -1]]
     nan = collect(one([1, 2], empty_value=np.nan), None)
     assert np.isnan(nan["out"].values[1]).all()
     assert rows(collect(one(["a", "b"], empty_value="none"), None))[1] == ["none", "none"]

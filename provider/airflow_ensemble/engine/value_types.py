@@ -128,11 +128,12 @@ def _is_kept(values: Any, result: Any) -> Any:
     kept = back == values
     if values.dtype.kind == result.dtype.kind == "f":
         kept |= np.isnan(values)
-    if values.dtype.kind in "iu" and result.dtype.kind == "f":
-        # At the very end of the range the way back overflows, and may seem to lead home.
-        kept &= result < float(np.iinfo(values.dtype).max) + 1.0
-    if values.dtype.kind == "u" and result.dtype.kind == "i":
-        kept &= values <= np.iinfo(result.dtype).max
+    for whole, number in ((values, result), (result, values)):
+        if whole.dtype.kind in "iu" and number.dtype.kind == "f":
+            # At the very end of the range the way back overflows, and may seem to lead home.
+            kept &= number < float(np.iinfo(whole.dtype).max) + 1.0
+    if {values.dtype.kind, result.dtype.kind} == {"i", "u"}:
+        kept &= (values < 0) == (result < 0)
     return kept
 
 
