@@ -256,6 +256,19 @@ def test_truth_in_a_variable_is_as_written(tmp_path: Path, value: str) -> None:
     assert ensemble.execution["kubernetes"]["env"] == {"DEBUG": value}
 
 
+@pytest.mark.parametrize("value", ["1.10", "1e5", "12", "007"])
+def test_texts_of_pods_are_as_written(tmp_path: Path, value: str) -> None:
+    pods = (
+        f"{{env: {{V: {value}}}, labels: {{v: {value}}}, annotations: {{v: {value}}}, "
+        f"node_selector: {{v: {value}}}, tolerations: [{{key: v, value: {value}}}]}}"
+    )
+    execution = f"execution: {{kubernetes: {pods}}}\n"
+    found = load(write(tmp_path, f"simulations: [{{id: a}}]\n{execution}")).execution["kubernetes"]
+    assert found["env"] == {"V": value}
+    assert found["labels"] == found["annotations"] == found["node_selector"] == {"v": value}
+    assert found["tolerations"] == ({"key": "v", "value": value},)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -36,7 +36,7 @@ from airflow_ensemble.engine.ensemble.schema import (
 )
 from airflow_ensemble.engine.ensemble.settings import SHADOWING, placeholders, read_settings
 from airflow_ensemble.engine.ensemble.table import read_records, read_table
-from airflow_ensemble.engine.ensemble.written import find_long
+from airflow_ensemble.engine.ensemble.written import as_text, find_long
 from airflow_ensemble.engine.ensemble.yaml_text import parse_yaml
 from airflow_ensemble.engine.errors import UsageError
 from airflow_ensemble.engine.parameters import take_apart
@@ -330,8 +330,7 @@ def _read_control(value: Any, output: str, folder: Path, place: Place) -> Path:
 def _read_columns(value: Any, place: Place) -> dict[str, str]:
     columns: dict[str, str] = {}
     for new, old in read_mapping(value, place).items():
-        is_number = isinstance(old, (int, float)) and not isinstance(old, bool)
-        name = read_text(str(old) if is_number else old, place.below(new), expected="a column")
+        name = read_text(as_text(old), place.below(new), expected="a column")
         for other, same in columns.items():
             if same == name:
                 raise UsageError(f"{place.below(new)} and {other!r} are the same column {name!r}")

@@ -29,8 +29,9 @@ from airflow_ensemble.engine.ensemble.schema import (
     refuse,
     suggest,
 )
-from airflow_ensemble.engine.ensemble.written import WrittenTruth, plain
+from airflow_ensemble.engine.ensemble.written import WrittenTruth, as_text, plain
 from airflow_ensemble.engine.errors import UsageError
+from airflow_ensemble.engine.parameters import as_argument
 
 #: The key of a Secret that holds the index's DSN, where ``index_secret`` names none.
 INDEX_KEY = "dsn"
@@ -168,16 +169,16 @@ def _read_variable(name: str, place: Place) -> str:
 
 
 def _read_value(name: str, value: Any, place: Place) -> str:
-    if isinstance(value, bool):
-        value = "true" if value else "false"
-    if not isinstance(value, (str, int, float, WrittenTruth)) or _CONTROL.search(str(value)):
+    is_truth = isinstance(value, (bool, WrittenTruth))
+    text = as_argument(value) if is_truth else as_text(value)
+    if not isinstance(text, str) or _CONTROL.search(text):
         raise UsageError(f"{place} must be a text, a number, true or false")
-    if names_secret(name) or holds_secret(str(value)):
+    if names_secret(name) or holds_secret(text):
         raise UsageError(
             f"{place} looks like a secret, and what is written here stands in the spec of every "
             "pod: put it into a Secret of the cluster, and name that in env_from"
         )
-    return str(value)
+    return str(text)
 
 
 def _read_labels(value: Any, place: Place) -> dict[str, str]:
@@ -190,9 +191,11 @@ def _read_labels(value: Any, place: Place) -> dict[str, str]:
 
 def _read_selector(value: Any, place: Place) -> dict[str, str]:
     """Return labels: keys with an optional prefix, values of at most 63 letters."""
-    expected = "a text of letters, digits, '-', '_' and '.', at most 63 (quote true and numbers)"
+    expected = "a text of letters, digits, '-', '_' and '.', at most 63 (quote true)"
     return {
-        _read_label_key(key, place): read_text(item, place.below(key), _LABEL_VALUE, expected)
+        _read_label_key(key, place): read_text(
+            as_text(item), place.below(key), _LABEL_VALUE, expected
+        )
         for key, item in read_mapping(value, place).items()
     }
 
@@ -200,7 +203,7 @@ def _read_selector(value: Any, place: Place) -> dict[str, str]:
 def _read_annotations(value: Any, place: Place) -> dict[str, str]:
     annotations = {}
     for key, item in read_mapping(value, place).items():
-        text = read_text(item, place.below(key), r"(?s).*", "a text (quote true and numbers)")
+        text = read_text(as_text(item), place.below(key), r"(?s).*", "a text (quote true)")
         if holds_secret(text):
             raise UsageError(f"{place.below(key)} looks like a secret: many can read annotations")
         annotations[_read_label_key(key, place)] = text
@@ -235,7 +238,7 @@ _TOLERATION: dict[str, Callable[[Any, Place], Any]] = {
     "key": _read_label_key,
     "operator": lambda value, place: read_choice(value, place, ("Exists", "Equal")),
     "value": lambda value, place: read_text(
-        value, place, _LABEL_VALUE, "a text of at most 63 letters (quote true and numbers)"
+        as_text(value), place, _LABEL_VALUE, "a text of at most 63 letters (quote true)"
     ),
     "effect": lambda value, place: read_choice(value, place, EFFECTS),
     "tolerationSeconds": read_whole,

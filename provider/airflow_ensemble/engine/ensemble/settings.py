@@ -19,7 +19,7 @@ from airflow_ensemble.engine.ensemble.schema import (
     refuse,
     refuse_marked,
 )
-from airflow_ensemble.engine.ensemble.written import as_record
+from airflow_ensemble.engine.ensemble.written import as_record, as_text
 from airflow_ensemble.engine.errors import ModelError, UsageError
 from airflow_ensemble.engine.recipe import ProductSpec, Settings
 
@@ -94,11 +94,10 @@ def _read_command(value: Any, place: Place) -> tuple[str, ...]:
 
 
 def _read_argument(value: Any, place: Place) -> str:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, str):
+    text = as_text(value)
+    if not isinstance(text, str):
         refuse(place, "a text (quote it, so that it is passed on as it is written)", value)
-    return str(value)
+    return str(text)
 
 
 def _refuse_seed(command: Sequence[str], parameters: Mapping[str, Any], place: Place) -> None:
@@ -129,11 +128,10 @@ def _check_shadowed(command: Sequence[str], parameters: Mapping[str, Any], place
 
 
 def _read_version(value: Any, place: Place) -> str:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, str):
+    text = as_text(value)
+    if not isinstance(text, str):
         refuse(place, "a text", value)
-    return str(value)
+    return str(text)
 
 
 def _read_products(value: Any, is_command: bool, place: Place) -> tuple[ProductSpec, ...]:

@@ -127,6 +127,12 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, LongNumber) else value
 
 
+def as_text(value: Any) -> Any:
+    """Return a number as it was written, where a text is meant; anything else as it is."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return str(value) if is_number else value
+
+
 def as_record(values: Mapping[str, Any], judged: dict[str, Any]) -> dict[str, Any]:
     """Return the record of parameters that says how they were written.
 
