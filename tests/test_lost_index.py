@@ -123,3 +123,22 @@ def test_a_lost_index_over_an_object_store(tmp_path: Path, cli: Cli, s3: S3Serve
     assert counts["complete"] == 2
     assert cli("run", file).code == 0
     assert len(executions(tmp_path)) == 2
+
+
+def test_what_was_forgotten_over_an_object_store_stays_forgotten(
+    tmp_path: Path, cli: Cli, s3: S3Server
+) -> None:
+    file = write_ensemble(
+        tmp_path, ROWS, output=f"{s3.make_bucket()}/some/where", control="control"
+    )
+    assert cli("run", file).code == 0
+    (tmp_path / "table.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
+    assert cli("forget", "--yes", "-f", file).out.startswith("forgot 1 simulation;")
+    assert cli("gc", file).out.startswith("removed 1 file ")
+    for path in (tmp_path / "control").glob("index.sqlite*"):
+        path.unlink()
+
+    assert cli("rebuild", file).code == 0
+
+    counts = json.loads(cli("status", file, "--all", "--json").out)["counts"]
+    assert (counts["total"], counts["complete"]) == (1, 1)

@@ -449,3 +449,16 @@ def test_without_a_table_status_names_the_way_out(write: Any, cli: Cli, tmp_path
     assert "table.jsonl" in ended.err
     assert "`ensemble status --all` reads no table" in ended.err
     assert counts(cli, file, "--all")["total"] == 2
+
+
+def test_run_waits_for_nothing_that_left_the_table(write: Any, cli: Cli, tmp_path: Path) -> None:
+    file = write({"id": "held", "x": 1})
+    cli("register", file)
+    with open_control(load(file)) as control:
+        control.index.enlist(control.key, "worker", "host", lease=3600)
+        [held] = control.index.claim("worker", 1)
+        write_table(tmp_path, A)
+
+        assert cli("run", file, "--wait").code == 0
+
+        assert control.index.renew("worker") == {("held", held.attempt)}

@@ -24,7 +24,7 @@ def wait_for_others(
     interval: float = WAIT_INTERVAL,
     settlers: Mapping[str, Settler] | None = None,
 ) -> bool:
-    """Wait until nobody owns a simulation of the ensemble; return whether anybody did.
+    """Wait until nobody owns a simulation of the table; return whether anybody did.
 
     :param control: the opened ensemble.
     :param console: where to say that it waits.
@@ -38,11 +38,20 @@ def wait_for_others(
     waited = False
     while True:
         reconcile(control, settlers=settlers or {})
-        counts = control.index.counts(control.key)
-        if not counts.dispatched + counts.running:
+        if not _is_owned(control):
             return waited
         if not waited:
             console.note("waiting for simulations that another run owns")
         waited = True
         if stop.wait(interval):
             raise Interrupted("stopped while waiting for another run")
+
+
+def _is_owned(control: Control) -> bool:
+    """Return whether anybody owns a simulation of the table; what else is owned is not ours."""
+    from airflow_ensemble.engine.index.interface import Scope
+    from airflow_ensemble.engine.simulation import OWNED
+
+    scope = Scope(statuses=tuple(OWNED))
+    owned = {entry.id for entry in control.index.entries(control.key, scope)}
+    return bool(owned) and any(one.id in owned for one in control.ensemble.read_simulations())
