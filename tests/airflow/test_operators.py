@@ -83,8 +83,13 @@ def test_a_group_joins_axes_that_differ_when_it_is_told_to(run_dag: RunDag, tmp_
     collect = CollectOperator(
         task_id="collect", registration=result(run, "e.register"), ensemble=path, to=str(target)
     )
+    other = CollectOperator(
+        task_id="other", registration={}, ensemble=path, products=["steps"], to=str(target)
+    )
     with open_control(load(path)) as control, pytest.raises(CollectError, match='align="outer"'):
         collect.write(control, list(control.index.results(control.key)), str(target))
+    with open_control(load(path)) as control, pytest.raises(UsageError, match="product 'steps'"):
+        other.write(control, list(control.index.results(control.key)), str(target))
 
 
 def test_a_group_runs_every_simulation_once_and_says_what_it_did(

@@ -286,6 +286,25 @@ def test_collect_writes_one_dataset(tmp_path, cli, name, option):
         assert dataset["values_empty"].values.tolist() == [False, False, True]
 
 
+def test_collect_takes_several_products_and_no_others(tmp_path, cli):
+    import xarray as xr
+
+    model = """
+        import xarray as xr
+
+        def simulate(run):
+            return {name: xr.Dataset({"v": ("x", [1, 2])}) for name in "abc"}
+    """
+    file = write_ensemble(tmp_path, [{"id": "s"}], model=model, products=["a", "b", "c"])
+    cli("run", file)
+
+    ended = cli("collect", file, "--to", tmp_path / "some.nc", "--product", "c", "--product", "a")
+
+    assert ended.code == 0, ended.err
+    with xr.open_dataset(tmp_path / "some.nc") as dataset:
+        assert set(dataset.data_vars) == {"a", "a_empty", "c", "c_empty"}
+
+
 def test_collect_names_its_own_option_for_axes_that_differ(tmp_path, cli):
     import xarray as xr
 

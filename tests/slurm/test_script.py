@@ -167,4 +167,6 @@ def test_a_collection(tmp_path: Path) -> None:
     assert done.stdout.strip() == str(expected)
     joined = run(job, render_collection(job, "/o", "/t", None, "outer")).stdout
     assert "'--to', '/t', '--align', 'outer']" in joined
+    chosen = render_collection(job, "/o", "/t", None, products=["a b", "c"])
+    assert "'--to', '/t', '--product', 'a b', '--product', 'c']" in run(job, chosen).stdout
     assert "'--format', 'zarr'" in run(job, render_collection(job, "/o", "/t", "zarr")).stdout

@@ -45,6 +45,7 @@ class CollectOperator(EnsembleOperator):
     :param format: ``zarr`` or ``netcdf``; default is what the ending of ``to`` says.
     :param align: ``exact`` refuses axes of different sizes, ``outer`` joins them to their union.
         Templated.
+    :param products: only these in the dataset; all when empty.
     """
 
     template_fields: Sequence[str] = (
@@ -63,6 +64,7 @@ class CollectOperator(EnsembleOperator):
         to: str | None = None,
         format: str | None = None,
         align: str = "exact",
+        products: Sequence[str] = (),
         trigger_rule: str = TriggerRule.ALL_DONE,
         retries: int = 1,
         **kwargs: Any,
@@ -76,6 +78,7 @@ class CollectOperator(EnsembleOperator):
         self.to = to
         self.format = format
         self.align = align
+        self.products = products
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Judge, collect, and return what the asset event says."""
@@ -137,7 +140,8 @@ class CollectOperator(EnsembleOperator):
 
     def write(self, control: Control, results: Sequence[Result], target: str) -> str:
         """Write the dataset of results, and return where it is."""
-        dataset = open_collection(results, control.root, align=self.alignment)
+        chosen = self.products or None
+        dataset = open_collection(results, control.root, chosen, align=self.alignment)
         self.log.info("dataset of %d simulations:\n%s", len(results), dataset)
         return write_collection(dataset, target, self.format)
 

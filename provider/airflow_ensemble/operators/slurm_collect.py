@@ -58,7 +58,16 @@ class SlurmCollectOperator(CollectOperator):
                 return self.report(context, control, self.write(control, results, target))
             batch = batch_of(self.registration)
             form, align = check_format(target, self.format), self.alignment
-            job = submit_collection(control, cluster, batch, results, target, form, align=align)
+            job = submit_collection(
+                control,
+                cluster,
+                batch,
+                results,
+                target,
+                form,
+                align=align,
+                products=self.products,
+            )
             self.log.info(
                 "collecting in job %s (%s), files in %s", job.job_id, job.name, job.folder
             )

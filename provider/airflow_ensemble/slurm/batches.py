@@ -224,6 +224,7 @@ def submit_collection(
     format: str | None = None,
     *,
     align: str = "exact",
+    products: Sequence[str] = (),
     patience: float = PATIENCE,
     stop: threading.Event | None = None,
 ) -> JobInfo:
@@ -234,6 +235,7 @@ def submit_collection(
     :param results: what to collect.
     :param to: absolute path of the dataset on the cluster, or a URI.
     :param format: as of ``ensemble collect``; None goes by the ending of ``to``. So is ``align``.
+    :param products: only these; all when empty.
     :param patience: see :func:`~airflow_ensemble.slurm.submission.submit_once`; so is ``stop``.
     :return: its job: element 0, watched with ``chunk=None``. After its end, a call of
         ``index.end_element(collection_chunk(batch), …)`` lets the next one submit anew.
@@ -253,7 +255,7 @@ def submit_collection(
     if job.job_id is not None:
         return job
     described = _job(control.ensemble, cluster, batch, "", 1, job=job)
-    script = render_collection(described, control.recipe.output, to, format, align)
+    script = render_collection(described, control.recipe.output, to, format, align, products)
     files = [
         File(SCRIPT, script.encode()),
         File(_RESULTS, "".join(render_results(results)).encode()),

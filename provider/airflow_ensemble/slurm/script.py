@@ -63,7 +63,12 @@ def render_array(job: Job) -> str:
 
 
 def render_collection(
-    job: Job, output: str, to: str, format: str | None, align: str = "exact"
+    job: Job,
+    output: str,
+    to: str,
+    format: str | None,
+    align: str = "exact",
+    products: Sequence[str] = (),
 ) -> str:
     """Return the script whose one element collects what ``results.jsonl`` names.
 
@@ -71,11 +76,13 @@ def render_collection(
     :param to: path or URI of the dataset.
     :param format: of the dataset; None goes by the ending of ``to``.
     :param align: ``exact`` or ``outer``.
+    :param products: only these; all when empty.
     :raises UsageError: on an option value that would break out of its line.
     """
     arguments = ["--output", output, "--to", to]
     arguments += ["--format", format] if format else []
     arguments += ["--align", align] if align != "exact" else []
+    arguments += [word for name in products for word in ("--product", name)]
     run = (
         f'exec "$python" "$bundle" collect --results {_quote(job.folder)}/results.jsonl '
         f"{' '.join(map(_quote, arguments))}\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from airflow.sdk import Asset, TaskGroup
@@ -55,6 +55,7 @@ class EnsembleTaskGroup(TaskGroup):
     :param format: ``zarr`` or ``netcdf``; default is what the ending of ``to`` says.
     :param align: what that dataset does with axes of different sizes: ``exact`` refuses them,
         ``outer`` joins them to their union. Templated.
+    :param products: only these in that dataset; all when empty.
     :param options: further arguments of ``TaskGroup``.
     """
 
@@ -70,6 +71,7 @@ class EnsembleTaskGroup(TaskGroup):
         to: str | None = None,
         format: str | None = None,
         align: str = "exact",
+        products: Sequence[str] = (),
         **options: Any,
     ) -> None:
         super().__init__(group_id=group_id, **options)
@@ -90,6 +92,7 @@ class EnsembleTaskGroup(TaskGroup):
                 to=to,
                 format=format,
                 align=align,
+                products=products,
                 **common,
             )
             last >> collect

@@ -30,7 +30,9 @@ def _add_arguments(parser: ArgumentParser) -> None:
         choices=("zarr", "netcdf"),
         help="of the dataset (default: by the ending of PATH)",
     )
-    parser.add_argument("--product", metavar="NAME", help="only this product")
+    parser.add_argument(
+        "--product", metavar="NAME", action="append", help="only this product; may be repeated"
+    )
     parser.add_argument(
         "--align",
         choices=("exact", "outer"),
@@ -130,13 +132,12 @@ def _check_target(args: Namespace) -> None:
         raise UsageError(f"--format {args.format} needs --to PATH, where to write it")
 
 
-def _chosen_products(control: Control, name: str | None) -> Sequence[str]:
+def _chosen_products(control: Control, wanted: Sequence[str] | None) -> Sequence[str]:
     names = [spec.name for spec in control.recipe.settings.products]
-    if name is None:
-        return names
-    if name not in names:
-        raise UsageError(f"--product {name}: the ensemble's products are {', '.join(names)}")
-    return [name]
+    for name in wanted or ():
+        if name not in names:
+            raise UsageError(f"--product {name}: the ensemble's products are {', '.join(names)}")
+    return [name for name in names if not wanted or name in wanted]
 
 
 def _nothing(product: str) -> ProductSummary:
