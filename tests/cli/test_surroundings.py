@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from airflow_ensemble.cli.application import FAULT
+from airflow_ensemble.cli.model_loading import _ask_interpreter
 from airflow_ensemble.cli.slurm import interpreter
 from airflow_ensemble.engine.ensemble import load
 from airflow_ensemble.engine.errors import UsageError
@@ -273,3 +274,12 @@ def test_a_login_shell_that_greets_is_fine(tmp_path: Path, monkeypatch: pytest.M
     ensemble = load(write_ensemble(tmp_path, ROWS, execution={"python": sys.executable}))
 
     assert interpreter.find_python(ensemble).startswith("3.")
+
+
+def test_what_a_login_shell_prints_is_no_answer_of_the_model_check() -> None:
+    answer = 'echo Welcome; echo \'{"problems": ["no licence"]}\''
+    found = _ask_interpreter("python", ["/bin/sh", "-c", answer], {}, [])
+    assert found == ["no licence"]
+    for silent in ("true", "echo Welcome", "echo '[]'", "printf '\\377'"):
+        (problem,) = _ask_interpreter("python", ["/bin/sh", "-c", silent], {}, [])
+        assert "cannot be loaded with python" in problem

@@ -95,3 +95,15 @@ def test_set_up_lines_of_the_connection_may_load_it_too(desk: Desk) -> None:
 def test_what_a_profile_says_does_not_hide_the_version(desk: Desk) -> None:
     site = desk.cluster.client.site(desk.interpreter("echo welcome; echo 3.11.2"))
     assert site.python == "3.11.2"
+
+
+@pytest.mark.parametrize("said", ["exit 0", "echo Welcome to the cluster"])
+def test_a_login_shell_that_never_comes_to_its_command_is_refused_before_staging(
+    desk: Desk, said: str
+) -> None:
+    with desk.open(python=desk.interpreter(said), setup=["true"]) as control:
+        with pytest.raises(SlurmRefused, match=r"never comes to its command.*exec tcsh"):
+            desk.submit(control)
+        assert control.index.jobs(control.key) == []
+    assert list(desk.root.iterdir()) == []
+    assert desk.submissions == 0

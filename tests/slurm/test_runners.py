@@ -303,6 +303,24 @@ class TestQuoting:
         assert found is not None
         assert (found.code, found.out, found.err.strip()) == (code, text, str(len(data)))
 
+    @pytest.mark.parametrize("shell", ["tcsh", "bash", "sh"])
+    def test_a_shell_that_took_the_place_of_ours_runs_nothing_of_the_script(
+        self, shell: str, tmp_path: Path
+    ) -> None:
+        command, script = remote_shell.wrap("echo it runs; touch it-runs\n")
+        # As ~/.bashrc does it: the command is forgotten, and what was for it is read instead.
+        done = subprocess.run(
+            ["/bin/sh", "-c", f"exec {shell}; {command}"],
+            input=script,
+            capture_output=True,
+            cwd=tmp_path,
+            check=False,
+        )
+
+        assert done.stdout == b""
+        assert list(tmp_path.iterdir()) == []
+        assert "exec tcsh" in remote_shell.refusal("hpc", done.stdout, done.stderr)
+
     @pytest.mark.parametrize(
         ("out", "err"),
         [
