@@ -307,3 +307,12 @@ def test_a_written_number_counts_as_its_number_and_prints_as_its_text(text: str)
     assert f"{number} {number!r}" == f"{text} {text}"
     assert json.loads(json.dumps(number)) == float(text)
     assert str(copy.deepcopy(number)) == text
+
+
+def test_a_tag_of_yaml_decides(tmp_path: Path) -> None:
+    assert repr(parse_value("!!float 3", "--set")) == "3"
+    assert isinstance(parse_value("!!float 3", "--set"), float)
+    assert parse_value("!!str 1.10", "--set") == "1.10"
+    for text in ("!!bool maybe", "!!int x", "!!float x", "!!timestamp x"):
+        with pytest.raises(UsageError, match="--set is not YAML"):
+            parse_value(text, "--set")

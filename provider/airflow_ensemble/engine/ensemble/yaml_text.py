@@ -101,6 +101,8 @@ def _loader() -> Any:
 def _construct_number(loader: Any, node: Any) -> Any:
     text = loader.construct_scalar(node)
     number = read_number(text)
+    if type(number) is int and node.tag == f"{_TAG}float":  # which only a tag asks for
+        return written_float(float(number), text)
     if number is not None:
         return number
     if re.fullmatch(_NOT_FINITE, text):
