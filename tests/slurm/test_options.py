@@ -92,6 +92,11 @@ def test_what_the_file_says_takes_away_a_default_that_excludes_it() -> None:
     }  # fmt: skip
 
 
+def test_scratch_of_the_file_leaves_the_connection_s_gpus() -> None:
+    found = options({"gres": "lscratch:10"}, **{"gpus-per-node": "1", "gres": "gpu:2"})
+    assert found == {"gres": "lscratch:10", "gpus-per-node": "1", "cpus-per-task": "1"}
+
+
 def test_what_the_file_refuses_is_named() -> None:
     given_ones = {"exclusive": False, "requeue": True, "backend": "slurm"}
     assert declined(given_ones, {"overcommit": False, "requeue": False}) == [

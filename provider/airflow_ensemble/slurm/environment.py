@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 _MEMORY = ("SBATCH_MEM_PER_NODE", "SBATCH_MEM_PER_CPU", "SBATCH_MEM_PER_GPU")
-_GPUS = (
+#: Requests for GPUs add up, other than those for memory, of which ``sbatch`` takes one kind.
+GPUS = (
     *("SBATCH_GPUS", "SBATCH_GPUS_PER_NODE", "SBATCH_GPUS_PER_SOCKET", "SBATCH_GPUS_PER_TASK"),
     *("SBATCH_GRES", "SBATCH_TRES_PER_TASK"),
 )
@@ -39,11 +40,11 @@ OPTION_VARIABLES: Mapping[str, tuple[str, ...]] = {
     "get-user-env": ("SBATCH_GET_USER_ENV",),
     "gpu-bind": ("SBATCH_GPU_BIND",),
     "gpu-freq": ("SBATCH_GPU_FREQ",),
-    "gpus": _GPUS,
-    "gpus-per-node": _GPUS,
-    "gpus-per-socket": _GPUS,
-    "gpus-per-task": _GPUS,
-    "gres": _GPUS,
+    "gpus": GPUS,
+    "gpus-per-node": GPUS,
+    "gpus-per-socket": GPUS,
+    "gpus-per-task": GPUS,
+    "gres": GPUS,
     "gres-flags": ("SBATCH_GRES_FLAGS",),
     "hint": _HINTS,
     "ignore-pbs": ("SBATCH_IGNORE_PBS",),
@@ -68,7 +69,7 @@ OPTION_VARIABLES: Mapping[str, tuple[str, ...]] = {
     "thread-spec": _SPECIALIZED,
     "threads-per-core": _HINTS,
     "time": ("SBATCH_TIMELIMIT",),
-    "tres-per-task": (*_GPUS, "SBATCH_CPUS_PER_GPU"),
+    "tres-per-task": (*GPUS, "SBATCH_CPUS_PER_GPU"),
     "use-min-nodes": ("SBATCH_USE_MIN_NODES",),
     "wait-all-nodes": ("SBATCH_WAIT_ALL_NODES",),
     "wckey": ("SBATCH_WCKEY",),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_ensemble.engine.simulation import Resources
-from airflow_ensemble.slurm.environment import OPTION_VARIABLES, full_name
+from airflow_ensemble.slurm.environment import GPUS, OPTION_VARIABLES, full_name
 
 #: Keys of ``execution`` that are our own, or are rendered by themselves: none goes to ``sbatch``.
 OUR_KEYS = frozenset(
@@ -71,7 +71,7 @@ def declined(execution: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[
 def _given(execution: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Return what file and cluster say, without a default that something in the file excludes."""
     said = {full_name(name): item for name, item in execution.items() if name not in OUR_KEYS}
-    taken = {one for name in said for one in OPTION_VARIABLES.get(name, ())}
+    taken = {one for name in said for one in OPTION_VARIABLES.get(name, ())} - set(GPUS)
     kept = {
         name: item
         for name, item in defaults.items()
