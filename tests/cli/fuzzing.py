@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from hypothesis import strategies as st
 
 #: Rows of the good table.
@@ -283,6 +287,35 @@ _records = st.one_of(changed(ROWS[0]), values).map(_as_text)
 _jsonl = st.lists(st.one_of(_records, _scraps), max_size=4).map(b"\n".join)
 
 
+_columns = st.one_of(
+    st.lists(st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1)), min_size=2, max_size=2),
+    st.lists(st.one_of(st.none(), st.floats()), min_size=2, max_size=2),
+    st.lists(st.one_of(st.none(), st.booleans()), min_size=2, max_size=2),
+    st.lists(st.one_of(st.none(), st.binary(max_size=4)), min_size=2, max_size=2),
+    st.lists(st.one_of(st.none(), st.text(max_size=4)), min_size=2, max_size=2),
+    st.lists(st.lists(st.integers(0, 9), max_size=2), min_size=2, max_size=2),
+    st.lists(st.one_of(st.none(), st.decimals(-9, 9, places=2)), min_size=2, max_size=2),
+    st.lists(st.one_of(st.none(), st.datetimes()), min_size=2, max_size=2),
+    st.lists(st.one_of(st.none(), st.dates()), min_size=2, max_size=2),
+    st.lists(st.one_of(st.none(), st.times()), min_size=2, max_size=2),
+    st.lists(st.timedeltas(timedelta(days=-9), timedelta(days=9)), min_size=2, max_size=2),
+    st.lists(st.fixed_dictionaries({"deep": st.integers(0, 9)}), min_size=2, max_size=2),
+    st.just([None, None]),
+)
+_names = st.sampled_from(["id", "x", "time_limit", "priority", "memory", "seed", "", "a b", "$x"])
+
+
+def _as_parquet(columns: Mapping[str, list[Any]]) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.table(dict(columns)), file)
+    return file.getvalue()
+
+
+_parquet = st.dictionaries(_names, _columns, max_size=3).map(
+    lambda columns: _as_parquet({"id": ["a", "b"], **columns})
+)
+
+
 @dataclass(frozen=True)
 class Table:
     """A file of simulations.
@@ -298,7 +331,7 @@ class Table:
 tables = st.one_of(
     st.builds(Table, st.just("table.csv"), st.one_of(_csv, _csv_with_ids, _scraps)),
     st.builds(Table, st.just("table.jsonl"), st.one_of(_jsonl, _scraps)),
-    st.builds(Table, st.just("table.parquet"), st.one_of(_scraps, st.just(b"PAR1" * 20))),
+    st.builds(Table, st.just("table.parquet"), st.one_of(_parquet, _parquet, _scraps)),
 )
 arguments = st.lists(
     st.one_of(
