@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-#: Writes its parameters as a product, and one line to ``executions`` each time it runs.
+#: Writes its parameters as a product, and one line to ``executions`` each time it runs. With a
+#: ``gate``, it waits until there is such a file.
 COUNTING_MODEL = """
     import json
     import os
@@ -20,6 +21,9 @@ COUNTING_MODEL = """
         with trace.open("a") as file:
             file.write(f"{run.id} {run.attempt}\\n")
         time.sleep(run.params.get("sleep", 0))
+        gate = run.params.get("gate")
+        while gate and not Path(gate).exists():
+            time.sleep(0.05)
         what = run.params.get("what", "ok")
         if what == "raise":
             raise ValueError(f"no luck with {run.id}")

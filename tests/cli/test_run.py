@@ -337,23 +337,27 @@ def test_backends_that_cannot_reach_files_of_this_machine_refuse_them(tmp_path, 
 
 
 def test_wait_waits_for_what_another_run_owns(tmp_path, cli):
-    rows = [{"id": f"s{number}", "sleep": 2} for number in range(2)]
-    file = write_ensemble(tmp_path, rows)
+    gate = tmp_path / "gate"
+    file = write_ensemble(tmp_path, [{"id": f"s{n}", "gate": str(gate)} for n in range(2)])
     other = start("run", file, "--n-workers", 2)
     try:
         while not executions(tmp_path):
             assert other.poll() is None
         without = cli("run", file)
-        ended = cli("run", file, "--wait")
+        waiting = start("run", file, "--wait")
+        assert waiting.stderr is not None
+        said = iter(waiting.stderr.readline, "")
+        assert any("waiting for simulations that another run owns" in line for line in said)
     finally:
+        gate.touch()
         other.communicate(timeout=60)
+    out, err = waiting.communicate(timeout=60)
 
     assert "2 belong to another run" in without.err
     assert "2 are left to another run" in without.out
     assert without.code == 1
-    assert ended.code == 0, ended.err
-    assert ended.out.startswith("2 complete")
-    assert "waiting for simulations that another run owns" in ended.err
+    assert waiting.returncode == 0, err
+    assert out.startswith("2 complete")
     assert other.returncode == 0
     assert len(executions(tmp_path)) == 2
 

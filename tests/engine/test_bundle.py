@@ -198,8 +198,8 @@ def test_axes_are_joined_when_that_is_asked_for(
 
 def test_a_target_that_cannot_be_written_is_named(archive: Path, results: Path) -> None:
     done = collect(archive, results, "--to", f"{results}/all.nc")
-    assert done.returncode == 1
-    assert f"error: {results}/all.nc was not written: " in done.stderr
+    assert done.returncode == 2
+    assert f"error: {results}/all.nc cannot be written (File exists): " in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
