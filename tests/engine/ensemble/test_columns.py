@@ -268,6 +268,14 @@ def test_wrong_columns_of_texts(tmp_path: Path, types: dict[str, str], message: 
     assert message in refusal(lambda: read(of_csv(tmp_path, "id,x,memory\na,1,2\n", types=types)))
 
 
+def test_types_has_the_names_that_columns_gives(tmp_path: Path) -> None:
+    table, names = "id,x\na,007\n", {"sample": "x"}
+    one = of_csv(tmp_path, table, columns=names, types={"x": "text"})
+    assert "types: columns calls 'x' 'sample'; found: 'id', 'sample'" in refusal(lambda: read(one))
+    (row,) = read(of_csv(tmp_path, table, columns=names, types={"sample": "text"}))
+    assert row.params == {"sample": "007"}
+
+
 def test_an_empty_text_is_refused(tmp_path: Path) -> None:
     one = of_csv(tmp_path, "id,x\na,1\nb,\n", types={"x": "text"})
     assert "line 3, column 'x': the cell is empty" in refusal(lambda: read(one))

@@ -173,7 +173,9 @@ def judge_header(found: Sequence[str], table: Table) -> list[str]:
     names = judge_names(found, table, f"{table.file}: ")
     for name in table.rules.texts:
         if name not in names:
-            raise UsageError(f"{table.file}: types: there is no column {name!r}; {_list(names)}")
+            new = next((new for new, old in table.rules.columns.items() if old == name), None)
+            what = f"columns calls {name!r} {new!r}" if new else f"there is no column {name!r}"
+            raise UsageError(f"{table.file}: types: {what}; {_list(names)}")
         if name in RESERVED:
             raise UsageError(f"{table.file}: types: the column {name!r} is no parameter")
     return names
