@@ -237,7 +237,7 @@ def test_pystilt_fault_18_concurrent_registers_lose_nothing(tmp_path, cli):
         _, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
 
-    assert _counts(cli, file)["total"] == 300
+    assert cli("status", file, "--json", "--all").json["counts"]["total"] == 300
 
 
 def test_pystilt_fault_19_ids_cannot_collide(tmp_path, cli):

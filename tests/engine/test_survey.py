@@ -106,5 +106,7 @@ def test_a_process_that_dies_is_an_error(
 def test_the_callers_own_program_is_not_run_again(
     paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(tmp_path / "nothing.py"))
+    monkeypatch.setattr(
+        sys.modules["__main__"], "__file__", str(tmp_path / "nothing.py"), raising=False
+    )
     assert survey.survey(range(5), fetcher(paths), join=False, processes=2).first == 0

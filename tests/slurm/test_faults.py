@@ -282,7 +282,7 @@ def test_a_controller_that_has_forgotten_the_job(cluster: SlurmCluster, tmp_path
         shutil.copytree(earlier, state)
         cluster.start("slurmctld")
         assert cluster.run(f"squeue -h -j {job.job_id}").returncode != 0
-        cluster.admin("scontrol", "update", "nodename=ALL", "state=resume")
+        cluster.admin("scontrol", "update", "nodename=ALL", "state=resume", check=False)
         other = cluster.answer("sbatch --parsable -J another --array=0-1 --wrap 'exit 1'")
         assert other == job.job_id
         open_gate(cluster)

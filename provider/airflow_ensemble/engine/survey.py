@@ -482,6 +482,8 @@ def _ask(process: subprocess.Popen[bytes], question: Any) -> Any:
         _send(process.stdin, question)
         return _receive(process.stdout)
     except (EOFError, OSError) as error:
+        with contextlib.suppress(OSError):
+            process.stdin.close()  # what was not sent yet goes nowhere, and is no error of its own
         raise EnsembleError(
             "a process that looked at products beside this one has died: is there memory left?"
         ) from error
