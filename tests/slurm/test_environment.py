@@ -62,7 +62,7 @@ USERS = {
 
 
 def left(
-    folder: Path, text: str, given: Mapping[str, str], options: Iterable[str] = ()
+    folder: Path, text: str, given: Mapping[str, str | bytes], options: Iterable[str] = ()
 ) -> dict[str, str]:
     """Return which variables are left of some after a text of ours."""
     lines = "".join(f"{one}\n" for one in options)
@@ -81,6 +81,13 @@ def left(
 
 def test_what_describes_another_job_is_dropped_and_the_rest_is_the_user_s(tmp_path: Path) -> None:
     assert left(tmp_path, cleaning_text("job.sh"), {**OTHER_JOB, **USERS}) == USERS
+
+
+@pytest.mark.parametrize("text", [cleaning_text("job.sh"), launching_text()])
+def test_values_in_another_encoding_are_no_obstacle(tmp_path: Path, text: str) -> None:
+    others = {"SRUN_COMMENT": b"caf\xe9 x", "PMI_HOSTNAME": b"\xff\n\xfe=", "PMI_RANK": "2"}
+    found = left(tmp_path, text, {**others, "LANG": "C.UTF-8", "SBATCH_QOS": "\u00e9"})
+    assert found == {"LANG": "C.UTF-8", "SBATCH_QOS": "\u00e9"}
 
 
 def test_outside_of_an_allocation_a_hint_and_a_scratch_folder_are_the_user_s(
@@ -109,8 +116,9 @@ def test_what_the_script_says_takes_its_variables_away_and_no_other(
 
 
 def test_an_option_of_a_later_slurm_has_a_variable_of_its_name(tmp_path: Path) -> None:
-    given_ones = {"SBATCH_SEGMENT": "1", "SBATCH_QOS": "1"}
-    found = left(tmp_path, cleaning_text("job.sh"), given_ones, ["#SBATCH --segment=2"])
+    given_ones = {"SBATCH_STEPMGR": "1", "SBATCH_SEGMENT_SIZE": "1", "SBATCH_QOS": "1"}
+    options = ["#SBATCH --segment=2", "#SBATCH --stepmgr"]
+    found = left(tmp_path, cleaning_text("job.sh"), given_ones, options)
     assert found == {"SBATCH_QOS": "1"}
 
 

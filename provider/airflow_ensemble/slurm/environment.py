@@ -64,6 +64,7 @@ OPTION_VARIABLES: Mapping[str, tuple[str, ...]] = {
     "qos": ("SBATCH_QOS",),
     "requeue": _REQUEUE,
     "reservation": ("SBATCH_RESERVATION",),
+    "segment": ("SBATCH_SEGMENT_SIZE",),
     "spread-job": ("SBATCH_SPREAD_JOB",),
     "switches": ("SBATCH_REQ_SWITCH", "SBATCH_WAIT4SWITCH"),
     "thread-spec": _SPECIALIZED,
@@ -143,6 +144,7 @@ def cleaning_text(script: str) -> str:
         for option, names in OPTION_VARIABLES.items()
     )
     # Outside of an allocation a hint is the site's; the scratch folder of one ends with it.
+    # In other locales no dot of a pattern matches what is not written in their encoding.
     return f"""\
 id=${{SLURM_JOB_ID:-$SLURM_JOBID}}
 if [ -n "$id" ]; then
@@ -150,8 +152,8 @@ case "$TMPDIR/" in *[!0-9]"$id"[!0-9]*) unset TMPDIR;; esac
 unset SLURM_HINT {named_by("SBATCH_MEM_BIND[A-Z_]*")}
 fi
 unset {named_by(*_OTHER_JOB, kept=_SETTINGS)} {" ".join(OWNED)}
-unset NOTHING $(sed -nE '/^[^#]/q
-{table}' {script}) $(sed -n '/^[^#]/q
+unset NOTHING $(LC_ALL=C sed -nE '/^[^#]/q
+{table}' {script}) $(LC_ALL=C sed -n '/^[^#]/q
 s/^##*SBATCH --\\([a-z-]*\\).*/SBATCH_\\1/p' {script} | tr a-z- A-Z_)
 """
 
@@ -168,4 +170,4 @@ def named_by(*patterns: str, kept: Iterable[str] = ()) -> str:
     :param kept: names that are left out.
     """
     spared = f"/^({'|'.join(kept)})=/d;" if kept else ""
-    return f"$(env | sed -nE '{spared}s/^({'|'.join(patterns)})=.*/\\1/p')"
+    return f"$(env | LC_ALL=C sed -nE '{spared}s/^({'|'.join(patterns)})=.*/\\1/p')"

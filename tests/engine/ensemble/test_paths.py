@@ -253,6 +253,26 @@ def test_what_env_names_is_not_read_again(tmp_path: Path, monkeypatch: pytest.Mo
     assert ensemble.index_location() == "/data/$HOME/index.sqlite"
 
 
+@pytest.mark.parametrize("held", ["postgresql://me:secret@db/x", "env:OTHER", "conn:index"])
+def test_a_variable_in_the_path_of_an_index_holds_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: str
+) -> None:
+    monkeypatch.setenv("INDEX", held)
+    with pytest.raises(UsageError, match=r"'\$INDEX' holds no path: .* env:NAME") as caught:
+        loaded(tmp_path, index="$INDEX")
+    assert held not in str(caught.value)
+
+
+def test_a_dsn_in_another_encoding_is_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INDEX", "postgresql://me:secret\udce9@db/x")
+    ensemble = loaded(tmp_path, index="env:INDEX")
+    with pytest.raises(UsageError, match=r"variable INDEX, which is not UTF-8 text") as caught:
+        ensemble.index_location()
+    assert "secret" not in str(caught.value)
+
+
 # --- a cluster's paths ----------------------------------------------------------------------------
 
 
@@ -274,6 +294,15 @@ def test_a_clusters_paths_are_the_clusters(tmp_path: Path, environment: Path) ->
         "collect_to": "/there/all.nc",
         "code": (f"{environment}/code",),
     }
+
+
+@pytest.mark.parametrize("output", ["$ROOT/out", "${ROOT}"])
+def test_a_relative_folder_of_a_cluster_is_not_taken_for_one_beside_the_file(
+    tmp_path: Path, output: str
+) -> None:
+    there = Elsewhere(ROOT="scratch/me")
+    with pytest.raises(UsageError, match=r"output must be the absolute path .* on the cluster"):
+        loaded(tmp_path, there, output=output, control="c")
 
 
 @pytest.mark.parametrize("keys", [{"output": "s3://b/x"}, {"execution": {"fetch": "products"}}])

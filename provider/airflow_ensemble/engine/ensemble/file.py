@@ -308,9 +308,11 @@ def _read_output(value: Any, folder: Path, place: Place, there: Side | None) -> 
     written = read_text(value, place, expected="a path or a URI")
     is_path = uri_scheme(written) in ("", "file")
     text = expand(written, place, there if there and is_path else HERE)
-    if uri_scheme(text) in ("", "file"):
-        return str(_local(text, folder, place))
-    return text.rstrip("/")
+    if uri_scheme(text) not in ("", "file"):
+        return text.rstrip("/")
+    if there and written.startswith(("$", "~")) and text[0] not in "/$" and not uri_scheme(text):
+        refuse(place, "the absolute path of a folder on the cluster", text)
+    return str(_local(text, folder, place))
 
 
 def _read_control(value: Any, output: str, folder: Path, place: Place) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from airflow_ensemble.engine.ensemble.paths import expand
+from airflow_ensemble.engine.ensemble.paths import expand, is_utf8
 from airflow_ensemble.engine.ensemble.schema import Place, read_text, refuse
 from airflow_ensemble.engine.errors import UsageError
 from airflow_ensemble.engine.storage import uri_scheme
@@ -50,7 +50,13 @@ def read_index_spec(value: Any, place: Place) -> str:
         if not pattern.fullmatch(reference.group(2)):
             refuse(place, FORMS, text)
         return text
-    return expand(text, place)
+    found = expand(text, place)
+    if uri_scheme(found) or is_reference(found):
+        raise UsageError(
+            f"{place}: the variable at the beginning of {text!r} holds no path: a DSN is named as "
+            "env:NAME, without a dollar sign"
+        )
+    return found
 
 
 def is_reference(spec: str) -> bool:
@@ -85,6 +91,10 @@ def locate_index(
             raise UsageError(
                 f"{place} names the environment variable {name}, which is not set: "
                 "export it with the DSN or the path of the index"
+            )
+        if not is_utf8(found):
+            raise UsageError(
+                f"{place} names the environment variable {name}, which is not UTF-8 text"
             )
         # What a variable holds is no longer expanded, a home folder apart.
         return _absolute(expand(found.replace("$", "$$"), place), folder, place)

@@ -73,7 +73,7 @@ def expand(text: str, place: Place, side: Side = HERE) -> str:
     :raises UsageError: naming a variable or home folder that is not known there or is empty, a
         dollar sign that is neither, or characters that no path can have.
     """
-    if "\0" in text or not _is_utf8(text):
+    if "\0" in text or not is_utf8(text):
         refuse(place, "a path in UTF-8, without NUL characters", text)
     names = references(text, place)
     values = side.look_up(names) if names else {}
@@ -125,11 +125,12 @@ def _check_value(name: str, value: str | None, place: Place, side: Side) -> None
         _refuse(name, "is not known" if name[0] == HOME else "is not set", place, side)
     if not value:
         _refuse(name, "is empty", place, side)
-    if not _is_utf8(value):
+    if not is_utf8(value):
         _refuse(name, "is not UTF-8 text", place, side)
 
 
-def _is_utf8(text: str) -> bool:
+def is_utf8(text: str) -> bool:
+    """Return whether a text, such as an environment variable's, has no undecodable bytes in it."""
     try:
         text.encode()
     except UnicodeEncodeError:
