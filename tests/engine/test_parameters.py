@@ -47,6 +47,21 @@ def test_an_argument_is_as_it_was_written_unless_a_format_is_asked_for() -> None
 
 
 @pytest.mark.parametrize(
+    ("value", "text", "filled"),
+    [
+        (1.1, "1.10", "    1.10|1.10****|001.10"), (True, None, "    true|true****|00true"),
+        (-3, None, "      -3|-3******|0000-3"), ("1.10", None, "    1.10|1.10****|001.10"),
+        ([1.5], None, "   [1.5]|[1.5]***|0[1.5]"), (True, "True", "    True|True****|00True"),
+    ],
+)  # fmt: skip
+def test_a_format_that_only_pads_changes_no_value(
+    value: Any, text: str | None, filled: str
+) -> None:
+    written = {"x": text} if text else {}
+    assert fill_template("{x:>8}|{x:*<8}|{x:0>6}", {"x": value}, written) == filled
+
+
+@pytest.mark.parametrize(
     ("old", "new", "words"),
     [
         ({"x": 1}, {"x": 2}, "column 'x' was 1 and is now 2"),

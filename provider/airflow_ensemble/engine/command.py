@@ -6,6 +6,7 @@ Standard library only.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import string
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 RUN_FIELDS = ("id", "seed", "cpus", "workdir", "attempt")
 
 _FORMATTER = string.Formatter()
+#: Formats that only pad: they take a value as it is printed, whatever its type.
+_PADDING = re.compile(r".?[<>^][1-9][0-9]*", re.DOTALL)
 
 
 def load_command(
@@ -95,16 +98,15 @@ def fill_template(
 
     :param argument: of the command.
     :param values: by name.
-    :param written: texts that stand for values where no format is asked for.
+    :param written: texts that stand for values where no format, or one that only pads, is asked
+        for.
     :raises Failure: of reason ``invalid``, naming the parameter that is missing or does not fit.
     """
     filled = []
     for text, field in parse_template(argument):
         filled.append(text)
         if field is not None:
-            name, spec = field
-            given = None if spec or not written else written.get(name)
-            filled.append(_fill(argument, name, spec, values) if given is None else given)
+            filled.append(_fill(argument, *field, values, written or {}))
     return "".join(filled)
 
 
@@ -167,7 +169,9 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _fill(argument: str, name: str, spec: str, values: Mapping[str, Any]) -> str:
+def _fill(
+    argument: str, name: str, spec: str, values: Mapping[str, Any], written: Mapping[str, str]
+) -> str:
     value = values.get(name)
     if value is None:
         known = ", ".join(sorted(key for key, value in values.items() if value is not None))
@@ -176,8 +180,8 @@ def _fill(argument: str, name: str, spec: str, values: Mapping[str, Any]) -> str
             f"command argument {argument!r} uses {{{name}}}, which this simulation does not have; "
             f"it has: {known}",
         )
-    if not spec:
-        return as_argument(value)
+    if not spec or _PADDING.fullmatch(spec):
+        return format(written.get(name) or as_argument(value), spec)
     try:
         return format(value, spec)
     except (ValueError, TypeError) as error:
