@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +14,7 @@ from airflow_ensemble.engine.ensemble.execution import read_execution
 from airflow_ensemble.engine.ensemble.file import merge
 from airflow_ensemble.engine.ensemble.kubernetes import KEYS, read_kubernetes
 from airflow_ensemble.engine.ensemble.schema import Place
+from airflow_ensemble.engine.ensemble.yaml_text import parse_value
 from airflow_ensemble.engine.errors import UsageError
 
 PLACE = Place("e.yaml", "execution.kubernetes")
@@ -49,6 +51,20 @@ def test_every_key_as_kubernetes_spells_it() -> None:
         "keep_finished": 86400,
     }  # fmt: skip
     assert set(found) == set(KEYS)
+
+
+def test_long_numbers_are_plain_texts() -> None:
+    written = parse_value(
+        "{labels: {a: 20240101123456789012, b: 1.10}, annotations: {a: 20240101123456789012}, "
+        "node_selector: {a: 1e5}, tolerations: [{key: a, value: 20240101123456789012}]}",
+        "given",
+    )
+    long = "20240101123456789012"
+    found = read(**written)
+    assert yaml.safe_load(yaml.safe_dump({**found, "tolerations": [*found["tolerations"]]})) == {
+        "labels": {"a": long, "b": "1.10"}, "annotations": {"a": long},
+        "node_selector": {"a": "1e5"}, "tolerations": [{"key": "a", "value": long}],
+    }  # fmt: skip
 
 
 def test_absent_values_are_left_out() -> None:

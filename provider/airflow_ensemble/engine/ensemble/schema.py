@@ -98,7 +98,7 @@ def read_text(
     """Return a text that matches a pattern as a whole; by default, any that is not blank."""
     if not isinstance(value, str) or not re.fullmatch(pattern, value):
         refuse(place, expected, value)
-    return value
+    return str(value)
 
 
 def read_choice(value: Any, place: Place, choices: Sequence[str]) -> str:
