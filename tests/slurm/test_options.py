@@ -240,3 +240,7 @@ def test_factors_that_have_nothing_to_multiply_are_named(
 def test_policies_without_factors_are_not_idle() -> None:
     assert idle_factors(read_policies({}), {}) == []
     assert idle_factors(read_policies({"policies": {"failed": "give-up"}}), {}) == []
+
+
+def test_a_digit_that_is_no_number_is_no_fault_of_ours() -> None:
+    assert options({"nodes": "²"}, Resources(nodes=2))["nodes"] == "2"

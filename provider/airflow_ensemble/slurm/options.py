@@ -221,4 +221,4 @@ def _raise_gpus(options: dict[str, str | bool], resources: Resources) -> None:
 
 
 def _whole(text: str | bool | None, default: int) -> int:
-    return int(text) if isinstance(text, str) and text.isdigit() else default
+    return int(text) if isinstance(text, str) and text.isdecimal() else default

@@ -9,6 +9,7 @@ import pytest
 
 from airflow_ensemble.engine.ensemble.execution import ENDS, read_execution
 from airflow_ensemble.engine.ensemble.schema import Place
+from airflow_ensemble.engine.ensemble.yaml_text import parse_value
 from airflow_ensemble.engine.errors import UsageError
 from airflow_ensemble.slurm.states import End
 
@@ -32,6 +33,11 @@ def test_keys_of_the_slurm_backend() -> None:
         "policies": {"out-of-memory": {"memory": 2.0}, "time-limit": {"time": 1.5, "memory": 1.0},
                      "node-failure": "retry", "failed": "give-up"},
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["1.10", "2024", "1e5", "007"])
+def test_names_of_jobs_that_look_like_numbers_are_taken_as_they_were_written(name: str) -> None:
+    assert read(job_name=parse_value(name, "name")) == {"job-name": name}
 
 
 def test_further_keys_go_to_sbatch() -> None:

@@ -24,7 +24,12 @@ from airflow_ensemble.engine.ensemble.schema import (
     read_whole,
     refuse,
 )
-from airflow_ensemble.engine.ensemble.written import WrittenFloat, WrittenInt, WrittenTruth
+from airflow_ensemble.engine.ensemble.written import (
+    WrittenFloat,
+    WrittenInt,
+    WrittenTruth,
+    as_text,
+)
 from airflow_ensemble.engine.errors import UsageError
 from airflow_ensemble.engine.storage import uri_scheme
 
@@ -229,7 +234,7 @@ _READERS: dict[str, Callable[[Any, Place], Any]] = {
     "queue_deadline": read_seconds,
     "run_deadline": read_seconds,
     "job-name": lambda value, place: read_text(
-        value, place, _JOB_NAME, "1 to 40 letters, digits, '.', '_' and '-'"
+        as_text(value), place, _JOB_NAME, "1 to 40 letters, digits, '.', '_' and '-'"
     ),
     "fetch": read_texts,
     "collect_to": _read_path,
