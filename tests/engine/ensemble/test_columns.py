@@ -312,6 +312,15 @@ def test_kinds_are_told_apart_in_typed_tables(tmp_path: Path, form: str) -> None
     assert "Where all are texts, put all of them in quotes" in found
 
 
+def test_a_warning_of_two_kinds_shows_cells_as_they_were_written(tmp_path: Path) -> None:
+    (found,) = warnings(of_csv(tmp_path, "id,x\na, 10E8\nb,q\nc,TRUE\n"))
+    assert "the first number, 10E8, is in line 2" in found
+    assert "the first truth value, TRUE, is in line 4" in found
+    (tmp_path / "t.jsonl").write_text('{"id": "a", "x": 1.10}\n{"id": "b", "x": "1.10"}\n')
+    (found,) = warnings(build(tmp_path / "e.yaml", {**FILE, "simulations": "t.jsonl"}))
+    assert "the first number, 1.10, is in line 1; the first text, '1.10', is in line 2" in found
+
+
 def test_kinds_far_apart_are_found(tmp_path: Path) -> None:
     cells = [*map(str, range(5000)), "x", "y"]
     rows = "".join(f"b{n},{cell}\n" for n, cell in enumerate(cells))
@@ -369,7 +378,10 @@ def test_parameters_beyond_64_bits_are_texts_with_a_warning(tmp_path: Path) -> N
 
 
 def test_small_floats_reach_a_command_as_they_were_written(tmp_path: Path) -> None:
-    numbers = ["0.1", "0.5", "1e-45", "123456792.0", "16777216.0", "-2.3", "1e-05", "100000.0"]
+    numbers = [
+        *("0.1", "0.5", "1e-45", "123456792.0", "16777216.0", "-2.3", "1e-05", "100000.0"),
+        *("1e+20", "-3e+38", "1e+16", "999999986991104.0"),
+    ]
     single = pa.array([float(text) for text in numbers], pa.float32())
     table = {"id": [f"b{n}" for n in range(len(numbers))], "x": single}
     one = of_parquet(tmp_path, pa.table(table))

@@ -124,16 +124,19 @@ class Table:
             "beyond 2^63 - 1, so that this column holds texts and no numbers"
         )
 
-    def note_kinds(self, name: str, values: Sequence[Any], rows: Sequence[int]) -> None:
-        """Warn when a column holds values of two kinds, naming the first of each."""
+    def note_kinds(
+        self, name: str, values: Sequence[Any], rows: Sequence[int], cells: Sequence[Any]
+    ) -> None:
+        """Warn when a column holds values of two kinds, naming the first of each as written."""
         known = self._kinds.setdefault(name, {})
         new = {_KINDS[kind] for kind in set(map(type, values)) if kind in _KINDS} - known.keys()
         if not new:
             return
-        for row, value in zip(rows, values):
+        for row, value, cell in zip(rows, values, cells):
             kind = _KINDS.get(type(value))
             if kind in new:
-                known[kind] = f"the first {kind}, {shorten(value)}, is in {self.row_word} {row}"
+                shown = shorten(value) if kind == "text" else str(cell).strip()
+                known[kind] = f"the first {kind}, {shown}, is in {self.row_word} {row}"
                 new.remove(kind)
         if len(known) > 1:
             kinds = " and ".join(f"{kind}s" for kind in known)

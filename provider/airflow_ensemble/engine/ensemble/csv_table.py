@@ -130,7 +130,7 @@ def _block(
             continue
         typed = _type_column(name, column, lines, table)
         columns[name] = Column(column) if name in long else typed
-        table.note_kinds(name, columns[name].values, lines)
+        table.note_kinds(name, columns[name].values, lines, column)
     return Block(lines, ids, column_values(columns, len(ids)), is_plain(cells))
 
 

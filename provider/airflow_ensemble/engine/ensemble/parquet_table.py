@@ -30,6 +30,8 @@ from airflow_ensemble.engine.errors import UsageError
 _INDEX_LEVEL = re.compile(r"__index_level_[0-9]+__")
 #: How :mod:`struct` calls floats that are smaller than Python's, by their bits.
 _SMALL = {16: "e", 32: "f"}
+#: From here on Python prints whole numbers with an exponent; below, all of their digits.
+_SCIENTIFIC = 1e16
 
 Convert = Callable[[Any], Any]
 
@@ -112,7 +114,9 @@ def _small_float(code: str) -> Convert:
             return False
 
     def convert(value: float | None) -> float | None:
-        if value is None or not math.isfinite(value) or value.is_integer():
+        if value is None or not math.isfinite(value):
+            return value
+        if value.is_integer() and abs(value) < _SCIENTIFIC:
             return value
         numbers = (float(f"{value:.{digits}g}") for digits in range(1, 10))
         shortest = next((short for short in numbers if is_same(short, value)), value)

@@ -71,7 +71,7 @@ def _judge_record(
             record[name] = str(record[name])
     judged = {name: judge(value, table, row, name) for name, value in record.items()}
     for name, value in judged.items():
-        table.note_kinds(name, (value,), (row,))
+        table.note_kinds(name, (value,), (row,), (record[name],))
     return as_record(record, judged)
 
 
