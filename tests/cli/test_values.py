@@ -138,3 +138,10 @@ def test_a_command_without_its_parameter_is_refused_before_anything_runs(tmp_pat
         assert ended.code == 2
         assert "columns: {my_nodes: nodes}" in ended.err
     assert not (tmp_path / "output").exists()
+
+
+def test_check_fills_arguments_with_the_id_that_they_get(tmp_path, cli):
+    file = write_command_ensemble(tmp_path, [{"id": "a"}], command=[*ECHO, "{id:04d}"])
+    ended = cli("check", file)
+    assert ended.code == 2
+    assert "simulation a: command argument '{id:04d}': id is 'a'" in ended.out

@@ -151,7 +151,7 @@ def _check_arguments(ensemble: Ensemble) -> Finding:
     problems: dict[str, str] = {}
     for simulation in ensemble.read_simulations():
         parameters = take_apart(ensemble.settings.parameters, simulation.params)
-        values = {**parameters.values, **run_fields}
+        values = {**parameters.values, **run_fields, "id": simulation.id}
         try:
             for argument in command:
                 fill_template(argument, values, parameters.written)
