@@ -53,7 +53,7 @@ USERS = {
                 "LD_LIBRARY_PATH",
                 "MYSLURM_X",
             ),
-            *("LOADEDMODULES", "SLURMISH", "XPMI_RANK"),
+            *("LOADEDMODULES", "SLURMISH", "XPMI_RANK", "id", "said", "names"),
         ),
         "mine",
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def test_every_option_has_its_line() -> None:
         "#SBATCH --exclusive",
         '#SBATCH --constraint="a|b c"',
     ]
-    assert lines[-1].startswith('exec "$python" "$bundle" push-worker ')
+    assert lines[-1].startswith('exec "$ensemble_python" "$ensemble_bundle" push-worker ')
 
 
 def test_options_that_a_job_shall_not_have_are_comments_for_sbatch() -> None:
@@ -136,6 +137,18 @@ def test_an_element_runs_its_line_of_elements(tmp_path: Path, name: str) -> None
     chunk = f"{folder}/c-0001.1.jsonl"
     assert done.stdout.strip() == str(["push-worker", chunk, "--cpus", "3"])
     assert (folder / "started-77_1").exists()
+
+
+@pytest.mark.parametrize(
+    "render", [render_array, lambda job: render_collection(job, "/o", "/t", None)]
+)
+def test_what_an_account_exports_comes_to_the_worker_as_it_was(
+    tmp_path: Path, render: Callable[[Job], str]
+) -> None:
+    names = ["python", "bundle", "chunk", "cpus", "code", "id", "name"]
+    job = worker(tmp_path / "job")
+    Path(job.bundle).write_text(f"import os; print(*map(os.environ.get, {names}))")
+    assert run(job, render(job), **dict.fromkeys(names, "mine")).stdout.split() == ["mine"] * 7
 
 
 def test_set_up_lines_run_in_order_before_the_worker(tmp_path: Path) -> None:

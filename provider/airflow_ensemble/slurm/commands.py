@@ -152,11 +152,10 @@ def submit_text(folder: str, attempt: int, limit: float) -> str:
     the account's own defaults for what it does not say (``SBATCH_ACCOUNT``) stay.
     """
     place = f"attempt-{attempt:d}"
-    # Nothing is exported here: jobs inherit the environment of sbatch.
+    # No variable is set here: jobs inherit the environment of sbatch.
     return f"""\
 {_MARKING}cd {shlex.quote(folder)} || {{ mark nofolder 1; exit 0; }}
-if ! said=$(mkdir {place} 2>&1); then
-printf '%s\\n' "$said"
+if ! mkdir {place} 2>&1; then
 [ -d {place} ] && mark fenced 0 || mark unwritable 1
 exit 0
 fi

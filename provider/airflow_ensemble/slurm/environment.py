@@ -146,9 +146,8 @@ def cleaning_text(script: str) -> str:
     # Outside of an allocation a hint is the site's; the scratch folder of one ends with it.
     # In other locales no dot of a pattern matches what is not written in their encoding.
     return f"""\
-id=${{SLURM_JOB_ID:-$SLURM_JOBID}}
-if [ -n "$id" ]; then
-case "$TMPDIR/" in *[!0-9]"$id"[!0-9]*) unset TMPDIR;; esac
+if [ -n "$SLURM_JOB_ID$SLURM_JOBID" ]; then
+case "$TMPDIR/" in *[!0-9]"${{SLURM_JOB_ID:-$SLURM_JOBID}}"[!0-9]*) unset TMPDIR;; esac
 unset SLURM_HINT {named_by("SBATCH_MEM_BIND[A-Z_]*")}
 fi
 unset {named_by(*_OTHER_JOB, kept=_SETTINGS)} {" ".join(OWNED)}

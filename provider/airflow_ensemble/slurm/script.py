@@ -54,11 +54,11 @@ def render_array(job: Job) -> str:
     :raises UsageError: on an option value that would break out of its line.
     """
     run = (
-        f'chunk=$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {_quote(job.folder)}/elements)\n'
-        'exec "$python" "$bundle" push-worker '
-        f'{_quote(job.folder)}/"$chunk" --cpus "$cpus"\n'
+        f'ensemble_chunk=$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {_quote(job.folder)}/elements)\n'
+        'exec "$ensemble_python" "$ensemble_bundle" push-worker '
+        f'{_quote(job.folder)}/"$ensemble_chunk" --cpus "$ensemble_cpus"\n'
     )
-    cpus = 'cpus="${SLURM_CPUS_PER_TASK:-1}"\n'
+    cpus = 'ensemble_cpus="${SLURM_CPUS_PER_TASK:-1}"\n'
     return _render(job, cpus + (_launching(job.launch) if job.launch else "") + run)
 
 
@@ -84,7 +84,8 @@ def render_collection(
     arguments += ["--align", align] if align != "exact" else []
     arguments += [word for name in products for word in ("--product", name)]
     run = (
-        f'exec "$python" "$bundle" collect --results {_quote(job.folder)}/results.jsonl '
+        'exec "$ensemble_python" "$ensemble_bundle" collect '
+        f"--results {_quote(job.folder)}/results.jsonl "
         f"{' '.join(map(_quote, arguments))}\n"
     )
     return _render(job, run)
@@ -132,17 +133,18 @@ def _directives(job: Job) -> str:
 
 def _preparation(job: Job) -> str:
     """Return what every element begins with: its mark, the set-up lines, a look at Python."""
+    # What is set here keeps away from names that an account may export: models get those.
     mark = '/started-"${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"'
     return (
         'give_up() { echo "error: $1" >&2; exit 2; }\n'
         f"{launching_text()}"
         f": >{_quote(job.folder)}{mark}\n"
         + "".join(_setup_line(line) for line in job.setup)
-        + f"python={_quote(job.python)}\n"
-        f"bundle={_quote(job.bundle)}\n"
-        '"$python" -S -c "import sys; sys.exit(sys.version_info < '
-        f'{_FIRST_PYTHON})" </dev/null || give_up "$python on $(hostname) is no Python of at least '
-        '3.9: name one as execution.python"\n'
+        + f"ensemble_python={_quote(job.python)}\n"
+        f"ensemble_bundle={_quote(job.bundle)}\n"
+        '"$ensemble_python" -S -c "import sys; sys.exit(sys.version_info < '
+        f'{_FIRST_PYTHON})" </dev/null || give_up "$ensemble_python on $(hostname) is no Python of '
+        'at least 3.9: name one as execution.python"\n'
     )
 
 
