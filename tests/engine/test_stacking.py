@@ -228,6 +228,30 @@ def test_dates_of_other_calendars_stay_apart(collect: Any, tmp_path: Path) -> No
             collect(model_year("noleap"), model_year(other))
 
 
+@pytest.mark.parametrize(
+    ("units", "calendar"),
+    [("days since 2000-01-01", "noleap"), ("days since 0001-01-01", "standard")],
+)
+def test_a_missing_date_of_a_calendar_is_refused_and_is_no_first_day(
+    units: str, calendar: str, collect: Any
+) -> None:
+    def dated(file: Any) -> None:
+        file.createDimension("x", 2)
+        variable = file.createVariable("v", "f8", ("x",))
+        variable.units, variable.calendar = units, calendar
+        variable[:] = [1.0, np.nan]
+
+    with pytest.raises(CollectError, match=r"'s0' .* has missing dates in 'v', and its cal"):
+        collect(dated)
+
+
+def test_far_dates_beside_missing_ones_are_read(collect: Any) -> None:
+    values = np.array(["0001-01-01", "NaT"], "M8[s]")
+    found = collect(one(values), one(np.array(["9999-12-31", "2000-01-01"], "M8[s]")))["out"].values
+    np.testing.assert_array_equal(found[0], values)
+    assert str(found[1][0]) == "9999-12-31T00:00:00"
+
+
 def test_enumerations_say_what_their_numbers_mean_and_must_agree(collect: Any) -> None:
     def clouds(**names: int) -> Callable[[Any], None]:
         def write(file: Any) -> None:
@@ -434,6 +458,21 @@ def test_another_grid_mapping_is_refused(collect: Any) -> None:
     assert collect(mapped(1.0), mapped(1.0))["crs"].attrs["longitude"] == 1.0
     with pytest.raises(CollectError, match=r"'s2' has another grid mapping 'crs', unlike .*'s0'"):
         collect(mapped(1.0), mapped(1.0), mapped(2.0))
+
+
+def test_attributes_that_are_lists_or_not_a_number_are_attributes(collect: Any) -> None:
+    attrs = {"flag_meanings": ["clear", "cloud"], "limits": np.array([1.5, np.nan])}
+    kept = collect(one([1, 2], **attrs), one([3, 4], **attrs))["out"].attrs
+    assert kept["flag_meanings"] == ["clear", "cloud"]
+    np.testing.assert_array_equal(kept["limits"], attrs["limits"])
+    with pytest.raises(CollectError, match="'s1' has other flag_meanings of 'v'"):
+        collect(one([1, 2], **attrs), one([3, 4], flag_meanings=["cloud", "clear"]))
+
+
+def test_a_stack_by_that_names_nothing_counts_nothing(collect: Any) -> None:
+    content = one([1, 2])
+    content["x"].attrs["stack_by"] = [1, 2]
+    assert collect(content, content)["out"].dims == ("simulation", "x")
 
 
 def test_only_attributes_of_all_files_are_kept(collect: Any) -> None:

@@ -124,14 +124,33 @@ def _check_types(group: Any) -> None:
 
 def _decoded(group: Any) -> xr.Dataset:
     """Return the variables of one group, decoded, their dates by NumPy where it can hold them."""
-    dataset = _open_group(group)
-    if not any(_is_far_date(variable) for variable in dataset.variables.values()):
-        return dataset
+    dataset = _dated(group)
+    dates = [name for name, variable in dataset.variables.items() if is_cftime(variable)]
+    if dates:
+        _check_dates(_open_group(group, decode_times=False), dates)
+    return dataset
+
+
+def _dated(group: Any) -> xr.Dataset:
+    with contextlib.suppress(ValueError):  # xarray fails at far dates beside missing ones
+        dataset = _open_group(group)
+        if not any(_is_far_date(variable) for variable in dataset.variables.values()):
+            return dataset
     try:
         from xarray.coders import CFDatetimeCoder
     except ImportError:  # an older xarray: such dates stay cftime's
-        return dataset
+        return _open_group(group)
     return _open_group(group, decode_times=CFDatetimeCoder(time_unit="s"))
+
+
+def _check_dates(numbers: xr.Dataset, names: Iterable[Hashable]) -> None:
+    """Raise on missing dates of a calendar: xarray would decode them as the day it counts from."""
+    for name in names:
+        if numbers[name].isnull().any():
+            raise Unusable(
+                f"has missing dates in {name!r}, and its calendar knows none: leave out what is "
+                "missing, or give dates of the standard calendar after 1582"
+            )
 
 
 def _open_group(group: Any, **options: Any) -> xr.Dataset:
@@ -193,10 +212,11 @@ def _attributes(file: Any) -> dict[str, Any]:
 
 def stacked_by(dataset: xr.Dataset) -> xr.Dataset:
     """Count every dimension by the coordinate that its ``stack_by`` attribute names."""
+    named = {
+        dim: dataset[dim].attrs.get("stack_by") for dim in dataset.dims if dim in dataset.coords
+    }
     swaps = {
-        dim: dataset[dim].attrs["stack_by"]
-        for dim in dataset.dims
-        if dim in dataset.coords and dataset[dim].attrs.get("stack_by") in dataset.coords
+        dim: name for dim, name in named.items() if isinstance(name, str) and name in dataset.coords
     }
     return dataset.swap_dims(swaps) if swaps else dataset
 

@@ -251,9 +251,10 @@ def same(one: Any, other: Any) -> bool:
     """Return whether two attribute values, maybe arrays, are equal and of one type."""
     import numpy as np
 
-    if type(one) is not type(other) or np.asarray(one).dtype.kind != np.asarray(other).dtype.kind:
+    kind = np.asarray(one).dtype.kind
+    if type(one) is not type(other) or kind != np.asarray(other).dtype.kind:
         return False
-    return bool(np.array_equal(one, other))
+    return bool(np.array_equal(one, other, equal_nan=kind == "f"))
 
 
 def union(one: Any, other: Any) -> Any:
@@ -346,6 +347,8 @@ def _unit(variable: xr.Variable) -> tuple[str, bool]:
 
 
 def _hashable(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
     return tuple(value.ravel().tolist()) if hasattr(value, "ravel") else value
 
 
