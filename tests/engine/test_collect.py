@@ -392,6 +392,18 @@ def test_axes_of_two_products_in_different_units_are_two(root: OutputRoot, store
     assert dataset["high_z"].attrs["units"] == "km"
 
 
+def test_axes_of_two_products_that_point_in_different_directions_are_two(
+    root: OutputRoot, store: Any
+) -> None:
+    def profile(positive: str) -> xr.Dataset:
+        level = ("z", [1.0, 2.0], {"units": "m", "positive": positive})
+        return xr.Dataset({"v": ("z", [1.0, 2.0])}, coords={"z": level})
+
+    dataset = open_collection([store("a", air=profile("up"), sea=profile("down"))], root)
+    assert dataset["air"].dims == ("simulation", "air_z")
+    assert dataset["sea_z"].attrs["positive"] == "down"
+
+
 def test_a_parameter_with_a_slash_is_written_and_read(
     root: OutputRoot, store: Any, tmp_path: Path
 ) -> None:
@@ -447,6 +459,37 @@ def test_what_is_written_is_read_back(
         xr.testing.assert_equal(again.load(), dataset.load())
         assert again["near"].attrs["units"] == "ppm"
     assert [path.name for path in target.parent.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("format", ["zarr", "netcdf"])
+def test_a_folder_of_other_things_is_never_replaced(
+    format: str, root: OutputRoot, store: Any, tmp_path: Path
+) -> None:
+    dataset = open_collection([store("a", spectrum=spectrum(1))], root)
+    with pytest.raises(UsageError, match="output is a folder that holds other things"):
+        write_collection(dataset, str(tmp_path / "output"), format)
+    assert root.exists("spectrum/a.nc")
+
+
+def test_zarr_does_not_take_the_place_of_a_file(
+    root: OutputRoot, store: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "note.txt").write_text("mine")
+    dataset = open_collection([store("a", spectrum=spectrum(1))], root)
+    with pytest.raises(UsageError, match=r"note.txt is a file, and Zarr is a folder"):
+        write_collection(dataset, str(tmp_path / "note.txt"), "zarr")
+    assert (tmp_path / "note.txt").read_text() == "mine"
+
+
+def test_a_link_is_replaced_and_leaves_nothing_behind(
+    root: OutputRoot, store: Any, tmp_path: Path
+) -> None:
+    dataset = open_collection([store("a", spectrum=spectrum(1))], root)
+    folder = tmp_path / "collected"
+    write_collection(dataset, str(folder / "old.zarr"))
+    (folder / "new.zarr").symlink_to("old.zarr")
+    write_collection(dataset, str(folder / "new.zarr"))
+    assert sorted(path.name for path in folder.iterdir()) == ["new.zarr", "old.zarr"]
 
 
 def test_a_failed_write_leaves_the_old_collection(

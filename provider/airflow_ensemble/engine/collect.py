@@ -36,7 +36,7 @@ from airflow_ensemble.engine.parameters import take_apart
 from airflow_ensemble.engine.simulation import Product, ProductStatus
 from airflow_ensemble.engine.stacking import OUTER_OPTION, SIMULATION, Stack, check_align
 from airflow_ensemble.engine.storage import local_path, uri_scheme
-from airflow_ensemble.engine.survey import common_attributes, digest
+from airflow_ensemble.engine.survey import CHECKED_ATTRIBUTES, common_attributes, digest
 
 if TYPE_CHECKING:
     import pyarrow
@@ -49,6 +49,8 @@ NETCDF = frozenset({".nc", ".nc4", ".cdf"})
 #: Names that NetCDF does not take.
 _NO_NAME = re.compile(r"^[^A-Za-z0-9_\x80-\U0010ffff]|[\x00-\x1f\x7f/]|\s$")
 FORMATS = ("zarr", "netcdf")
+#: Files by which a folder is known to be a Zarr hierarchy.
+_ZARR_MARKS = (".zgroup", ".zarray", "zarr.json")
 
 
 @dataclass(frozen=True)
@@ -289,7 +291,7 @@ def _meanings(stack: Stack) -> dict[str, Any]:
         for name, v in layout.fixed.items()
     }
     axes = {
-        dim: digest(values) + repr(layout.axis_attrs[dim].get("units"))
+        dim: digest(values) + repr([layout.axis_attrs[dim].get(key) for key in CHECKED_ATTRIBUTES])
         for dim, values in layout.axes.items()
     }
     return {**lengths, **fixed, **coordinates, **axes}
@@ -375,8 +377,11 @@ def write_collection(dataset: xr.Dataset, target: str, format: str | None = None
     :raises CollectError: on what the format cannot hold.
     """
     format = check_format(target, format)
+    is_local = uri_scheme(target) in ("", "file")
+    if is_local:
+        _check_place(local_path(target), format)
     ready = _storable(dataset, format)
-    if uri_scheme(target) in ("", "file"):
+    if is_local:
         return str(_write_local(ready, local_path(target), format))
     _write_remote(ready, target, format)
     return target
@@ -458,6 +463,22 @@ def _write_local(dataset: xr.Dataset, target: Path, format: str) -> Path:
     return target
 
 
+def _check_place(target: Path, format: str) -> None:
+    """Refuse to write over a folder of other things, such as the output root.
+
+    :raises UsageError: when something is there that is no dataset.
+    """
+    if format == "zarr" and target.is_file():
+        raise UsageError(f"{target} is a file, and Zarr is a folder: name another place")
+    if not target.is_dir() or not any(target.iterdir()):
+        return
+    if format == "netcdf" or not any((target / name).exists() for name in _ZARR_MARKS):
+        raise UsageError(
+            f"{target} is a folder that holds other things, and would be replaced: name another "
+            "place"
+        )
+
+
 def _make_folder(target: Path) -> None:
     """Make the folder of a dataset.
 
@@ -486,7 +507,7 @@ def _replace(aside: Path, target: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
