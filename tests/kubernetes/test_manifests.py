@@ -289,3 +289,17 @@ def test_text_is_what_was_meant(make: Callable[[Workers], list[dict[str, Any]]])
     documents = make(FULL)
     assert list(yaml.safe_load_all(render(documents))) == documents
     assert "&id" not in render(documents)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1e5", "12345e67", "-1E+3", ".5e3", "1.e5", "1_0e5", "0o17", "0X1F", "y", "N", "1.10", "007"],
+)
+def test_texts_are_written_so_that_kubectl_reads_texts(text: str) -> None:
+    """It is written in Go, whose YAML has other numbers and truth values than Python's."""
+    assert render([{"labels": {text: text}}]) == f"---\nlabels:\n  '{text}': '{text}'\n"
+
+
+def test_other_texts_have_no_quotes() -> None:
+    texts = ["64Mi", "500m", "e1", "bd4f34b1", "yarn", "worker:1", "a.b/c", "1e5x", "v1"]
+    assert render([texts]) == "---\n" + "".join(f"- {text}\n" for text in texts)

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 KINDS = ("job", "serve", "keda", "rbac", "secret")
 #: What ``all`` means: the Secrets are left out, because applied they would undo the real ones.
 ALL = ("rbac", "job", "serve", "keda")
+#: Texts that PyYAML writes without quotes, and that kubectl reads as numbers and truth values.
+_NO_TEXT_IN_GO = re.compile(
+    r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9_]+)(?:[eE][-+]?[0-9_]+)?"
+    r"|[-+]?0[oxbOXB][0-9a-fA-F_]+|[yYnN]"
+)
 
 
 def release(text: str) -> tuple[int, int]:
@@ -83,7 +88,16 @@ def render(documents: Sequence[Mapping[str, Any]]) -> str:
     """Return manifests as one text of YAML documents."""
     import yaml
 
-    return yaml.safe_dump_all(documents, sort_keys=False, explicit_start=True, width=100)
+    class Dumper(yaml.SafeDumper):
+        """Writes YAML that kubectl reads as what it is."""
+
+    Dumper.add_representer(str, _represent_text)
+    return yaml.dump_all(documents, Dumper=Dumper, sort_keys=False, explicit_start=True, width=100)
+
+
+def _represent_text(dumper: Any, text: str) -> Any:
+    style = "'" if _NO_TEXT_IN_GO.fullmatch(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 COMMAND = Command(
