@@ -71,6 +71,18 @@ def test_case_07_a_shell_that_says_how_many_tasks_there_are(node):
     assert outputs(file) == [["0 1 none "]]
 
 
+def test_steps_have_the_worker_s_variables_where_a_job_has_not_the_account_s(node):
+    step = 'echo "$ENSEMBLE_ID ${{MINE:-none}} $LOADED"'
+    node.environment["MINE"] = "not wanted"
+    execution = {"export": "NONE", "setup": "export LOADED=here"}
+    file = launching(node, [{"id": "a"}], step=step, execution=execution)
+
+    ended = node("run", file, "--wait", "--poll", 0.5)
+
+    assert ended.code == 0, ended.err
+    assert outputs(file) == [["a none here"]]
+
+
 @pytest.mark.parametrize("memory", [{"mem": "2G"}, {"mem-per-cpu": "500M"}, {}])
 def test_simulations_that_share_a_job_have_steps_side_by_side(node, memory):
     met = f"{node.shared}/met"

@@ -137,6 +137,7 @@ def test_beginnings_of_options_are_the_options() -> None:
 
 
 def test_a_batch_job_drops_what_only_steps_and_launchers_set(tmp_path: Path) -> None:
-    others = {"SLURM_STEP_ID": "1", "SLURM_CPU_BIND": "x", "SLURM_OVERLAP": "1", "PMI_RANK": "2"}
+    others = {"SLURM_STEP_ID": "1", "SLURM_CPU_BIND": "x", "SLURM_OVERLAP": "1", "PMI_RANK": "2",
+              "SLURM_EXPORT_ENV": "NONE"}  # fmt: skip
     own = {"SLURM_JOB_ID": "1", "SLURM_MEM_PER_CPU": "5", "SLURM_WORKING_CLUSTER": "x", "A": "b"}
     assert left(tmp_path, launching_text(), {**others, **own}) == own

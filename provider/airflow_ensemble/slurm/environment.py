@@ -115,12 +115,13 @@ _DEVICES = (
     *("GPU_DEVICE_ORDINAL", "ZE_AFFINITY_MASK"),
 )
 _OTHER_JOB = ("(SLURM|SLURMD|SRUN|_SLURM_SPANK_OPTION)_[A-Za-z0-9_]*", *_LAUNCHED, *_DEVICES)
-#: What a step tells its processes, and what only ``srun`` reads: no batch job has any of these.
+#: What a step tells its processes, and what only ``srun`` reads: no batch job has any of these, but
+#: for one with ``--export``, whose steps are to have what the worker has.
 STEP_VARIABLES = (
     *("SLURM_CPU_BIND[A-Z_]*", "SLURM_STEP[A-Z_]*", "SLURM_SRUN_[A-Z_]*", "SLURM_PTY_[A-Z_]*"),
     *("SLURM_LAUNCH_NODE_IPADDR", "SLURM_EXACT", "SLURM_OVERLAP", "SLURM_EXCLUSIVE"),
     *("SLURM_HOSTFILE", "SLURM_TIMELIMIT", "SLURM_WORKING_DIR", "SLURM_REMOTE_CWD"),
-    *("SLURM_LABELIO", "SLURM_STD(IN|OUT|ERR)MODE", "SLURM_THREADS"),
+    *("SLURM_EXPORT_ENV", "SLURM_LABELIO", "SLURM_STD(IN|OUT|ERR)MODE", "SLURM_THREADS"),
     "SRUN_[A-Z_]*",
 )
 
