@@ -383,6 +383,7 @@ def test_no_such_chunk(cli, tmp_path):
         (["retry", "--reason", "bad-luck"], ("bad-luck", "out-of-memory")),
         (["cancel", "nobody"], ("nobody",)),
         (["collect", "--format", "zarr"], ("--to",)),
+        (["collect", "--to", ""], ("--to is empty",)),
         (["collect", "--to", "all.grib"], ("all.grib", ".zarr")),
         (["collect", "--product", "speed"], ("speed", "values")),
         (["status", "--index", "here"], ("--name",)),

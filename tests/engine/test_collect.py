@@ -471,6 +471,17 @@ def test_a_folder_of_other_things_is_never_replaced(
     assert root.exists("spectrum/a.nc")
 
 
+def test_a_prefix_of_other_things_is_never_replaced(root: OutputRoot, store: Any) -> None:
+    dataset = open_collection([store("a", spectrum=spectrum(1))], root)
+    remote = open_root("memory://other-things/output")
+    remote.write_text("segments/one.jsonl", "a result")
+    with pytest.raises(UsageError, match="output is a folder that holds other things"):
+        write_collection(dataset, "memory://other-things/output", "zarr")
+    assert remote.read("segments/one.jsonl") == b"a result"
+    for _ in range(2):  # the second one replaces the first
+        write_collection(dataset, "memory://other-things/all.zarr")
+
+
 def test_zarr_does_not_take_the_place_of_a_file(
     root: OutputRoot, store: Any, tmp_path: Path
 ) -> None:

@@ -23,7 +23,7 @@ import sys
 import tempfile
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.util import find_spec
@@ -50,7 +50,7 @@ NETCDF = frozenset({".nc", ".nc4", ".cdf"})
 _NO_NAME = re.compile(r"^[^A-Za-z0-9_\x80-\U0010ffff]|[\x00-\x1f\x7f/]|\s$")
 FORMATS = ("zarr", "netcdf")
 #: Files by which a folder is known to be a Zarr hierarchy.
-_ZARR_MARKS = (".zgroup", ".zarray", "zarr.json")
+ZARR_MARKS = frozenset({".zgroup", ".zarray", "zarr.json"})
 
 
 @dataclass(frozen=True)
@@ -380,6 +380,8 @@ def write_collection(dataset: xr.Dataset, target: str, format: str | None = None
     is_local = uri_scheme(target) in ("", "file")
     if is_local:
         _check_place(local_path(target), format)
+    elif format == "zarr":
+        _check_prefix(target)
     ready = _storable(dataset, format)
     if is_local:
         return str(_write_local(ready, local_path(target), format))
@@ -470,9 +472,26 @@ def _check_place(target: Path, format: str) -> None:
     """
     if format == "zarr" and target.is_file():
         raise UsageError(f"{target} is a file, and Zarr is a folder: name another place")
-    if not target.is_dir() or not any(target.iterdir()):
-        return
-    if format == "netcdf" or not any((target / name).exists() for name in _ZARR_MARKS):
+    if target.is_dir():
+        names = {path.name for path in target.iterdir()}
+        _refuse_other_things(str(target), names, ZARR_MARKS if format == "zarr" else frozenset())
+
+
+def _check_prefix(target: str) -> None:
+    """Refuse to write over a prefix of an object store that holds other things.
+
+    :raises UsageError: when something is there that is no Zarr dataset.
+    """
+    import fsspec
+
+    system, path = fsspec.core.url_to_fs(target)
+    if system.isdir(path):
+        names = {PurePosixPath(name).name for name in system.ls(path, detail=False)}
+        _refuse_other_things(target, names - {PurePosixPath(path).name}, ZARR_MARKS)
+
+
+def _refuse_other_things(target: str, names: Set[str], marks: Set[str]) -> None:
+    if names and not names & marks:
         raise UsageError(
             f"{target} is a folder that holds other things, and would be replaced: name another "
             "place"

@@ -126,6 +126,8 @@ def render(summaries: Sequence[ProductSummary], total: int) -> str:
 def _check_target(args: Namespace) -> None:
     from airflow_ensemble.engine.collect import check_format
 
+    if args.to == "":
+        raise UsageError("--to is empty: name a path where to write the dataset")
     if args.to:
         check_format(args.to, args.format)
     elif args.format:
