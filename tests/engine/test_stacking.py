@@ -172,6 +172,21 @@ def test_packed_values_are_joined_as_what_they_stand_for(collect: Any, tmp_path:
                 assert any(abs(row[0] - 280.15) < 1e-9 and math.isnan(row[1]) for row in found)
 
 
+@pytest.mark.parametrize("attribute", [{"scale_factor": "0.1"}, {"coordinates": 1}])
+def test_an_attribute_that_xarray_cannot_use_is_a_sentence(
+    attribute: dict[str, Any], collect: Any
+) -> None:
+    def write(file: Any) -> None:
+        file.createDimension("x", 2)
+        variable = file.createVariable("v", "i2", ("x",))
+        variable.set_auto_maskandscale(False)
+        variable[:] = [1, 2]
+        variable.setncatts(attribute)
+
+    with pytest.raises(CollectError, match=r"product 'out' of simulation 's0' .* cannot be read: "):
+        collect(write).load()
+
+
 def test_numbers_without_a_sign_are_read_so(collect: Any) -> None:
     def write(file: Any) -> None:
         file.createDimension("x", 2)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 STEP_SUFFIX = "_step"
 #: Calendars whose dates NumPy has a type for.
 NUMPY_CALENDARS = ("standard", "gregorian", "proleptic_gregorian")
+#: What netCDF and xarray raise at a damaged file, and at attributes of another type than theirs.
+DAMAGED = (OSError, ValueError, RuntimeError, TypeError, AttributeError)
 _OWN_LOCK = threading.Lock()
 
 
@@ -52,11 +54,11 @@ def opened(path: Path) -> Iterator[xr.Dataset]:
         warnings.simplefilter("ignore", xr.SerializationWarning)
         try:
             store = _store_type().open(path, lock=False)
-        except (OSError, ValueError, RuntimeError) as error:
+        except DAMAGED as error:
             raise Unusable(f"cannot be read: {error}") from error
         try:
             yield stacked_by(_flat(store.ds))
-        except (OSError, ValueError, RuntimeError) as error:
+        except DAMAGED as error:
             raise Unusable(f"cannot be read: {error}") from error
         finally:
             store.close()
