@@ -33,6 +33,7 @@ scraps = st.lists(
     [
         ("\x1b[1;31merror:\x1b[0m no licence", "error: no licence"),
         ("\x1b]0;a title\x07done", "done"),
+        ("\x1b]0;a title without an end\nthe cause", "\nthe cause"),
         ("\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\", "link"),
         (" 10%\r 50%\r100%", "100%"),
         ("dos line\r\nnext\r\n", "dos line\nnext\n"),
