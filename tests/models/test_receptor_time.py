@@ -67,6 +67,7 @@ def test_a_time_is_iso_or_compact_or_a_moment(value: Any, time: datetime) -> Non
         *("٢٠١٩-05-30T03:00", "２０１９０５３００３００", "2019‐05‐30", "2019-05-30T03:00\0"),
         *(True, False, None, [], {}, b"201905300300", pd.NaT, np.datetime64("NaT")),
         *(float("nan"), np.float64(201905300300), np.int64(5), object),
+        *(np.datetime64(2**62, "s"), np.datetime64(-(2**62), "h"), np.array(["2019"], "M8[s]")),
     ],
 )  # fmt: skip
 def test_all_else_is_no_time(value: Any) -> None:
@@ -118,3 +119,8 @@ def test_what_is_a_time_is_the_same_time_to_pystilt(text: str) -> None:
     except ValueError:
         return  # refused, and never handed on
     assert pystilt_time(text.strip().replace(",", ".")) == time
+
+
+def test_a_zone_that_is_none_is_said_in_plain_words() -> None:
+    with pytest.raises(ValueError, match=r"'\+24:00' is more than 23 hours and 59 minutes"):
+        parse_time("2019-05-30T03:00+24:00")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import date, datetime, timedelta, timezone
+from datetime import MAXYEAR, MINYEAR, date, datetime, timedelta, timezone
 from typing import Any
 
 #: Years outside these are a slip of the pen: no meteorology has them.
@@ -47,7 +47,7 @@ def _read(value: Any) -> datetime:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)  # a table may hold 201905300300 as a number
     if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
-        value = value.astype("datetime64[us]").tolist() if value.dtype.kind == "M" else None
+        value = _moment_of_numpy(value)
     if isinstance(value, datetime) and value == value:  # pandas' NaT is a datetime, too
         return value
     if isinstance(value, date) and not isinstance(value, datetime):
@@ -61,6 +61,16 @@ def _read(value: Any) -> datetime:
             "as 201905300300"
         )
     return _from_fields(found.groupdict())
+
+
+def _moment_of_numpy(value: Any) -> Any:
+    """Return a moment of NumPy as one of ``datetime``; None when it is none."""
+    if value.dtype.kind != "M" or value.ndim:
+        return None
+    # NumPy wraps around in silence where microseconds cannot hold a moment; years hold each.
+    if not MINYEAR <= 1970 + int(value.astype("datetime64[Y]").astype(int)) <= MAXYEAR:
+        return None
+    return value.astype("datetime64[us]").tolist()
 
 
 def _from_fields(fields: Mapping[str, str | None]) -> datetime:
@@ -78,8 +88,8 @@ def _zone(text: str | None) -> timezone | None:
     if text is None or text == "Z":
         return None
     digits = text[1:].replace(":", "").ljust(4, "0")
-    if int(digits[2:]) > 59:
-        raise ValueError(f"zone {text!r} has more than 59 minutes")
+    if int(digits[:2]) > 23 or int(digits[2:]) > 59:
+        raise ValueError(f"zone {text!r} is more than 23 hours and 59 minutes")
     offset = timedelta(hours=int(digits[:2]), minutes=int(digits[2:]))
     return timezone(-offset if text[0] == "-" else offset)
 
