@@ -613,3 +613,10 @@ def test_the_starter_overwrites_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["model.py"]
     blocked = tmp_path / "model.py" / "below"
     assert "cannot write a starter into" in refusal(lambda: write_starter(blocked))
+
+
+def test_a_device_is_no_ensemble_file(tmp_path: Path) -> None:
+    file = tmp_path / "ensemble.yaml"
+    file.symlink_to("/dev/zero")  # it has no end
+    with pytest.raises(UsageError, match=r"ensemble\.yaml is a device: name an ensemble file"):
+        load(file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import re
 import tracemalloc
 from collections.abc import Sequence
@@ -211,6 +212,18 @@ def test_a_million_rows_would_stream(tmp_path: Path) -> None:
     assert count == rows
     assert peak < 14e6
     assert path.stat().st_size > 12e6
+
+
+@pytest.mark.parametrize("name", ["table.csv", "table.jsonl", "table.parquet"])
+def test_a_pipe_or_a_device_is_no_table(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    device = tmp_path / f"device-{name}"
+    device.symlink_to("/dev/full")  # zeros without an end
+
+    assert (
+        refusal(tmp_path / name) == f"table {name} is a pipe or a device: save the table as a file"
+    )
+    assert "is a pipe or a device" in refusal(device)
 
 
 # --- reserved columns -----------------------------------------------------------------------------

@@ -263,6 +263,8 @@ _OPTIONS: dict[str, Callable[[Any, Place], Any]] = {
 
 def _read(path: Path) -> str:
     try:
+        if path.is_char_device():  # it may have no end
+            raise UsageError(f"{path} is a device: name an ensemble file")
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise UsageError(

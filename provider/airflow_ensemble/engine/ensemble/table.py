@@ -181,6 +181,8 @@ def _readable_blocks(
     read_blocks: Callable[[Path, Table], Iterator[Block]], path: Path, table: Table
 ) -> Iterator[Block]:
     with _readable(path):
+        if path.is_fifo() or path.is_char_device():  # one is read only once, the other has no end
+            raise UsageError(f"table {path} is a pipe or a device: save the table as a file")
         yield from read_blocks(path, table)
 
 
