@@ -12,7 +12,7 @@ from airflow_ensemble.cli.opening import find_key, open_existing_index
 from airflow_ensemble.cli.plan import make_plan
 from airflow_ensemble.cli.standing import describe_others
 from airflow_ensemble.cli.starting import judge_output, refuse_forgotten_outcomes
-from airflow_ensemble.engine.ensemble.blocks import ID, SEED, Remarks
+from airflow_ensemble.engine.ensemble.blocks import OWN, SEED, Remarks
 from airflow_ensemble.engine.ensemble.schema import RESERVED, RESOURCES
 from airflow_ensemble.engine.errors import EnsembleError
 
@@ -108,9 +108,8 @@ def _check_table(ensemble: Ensemble, remarks: Remarks) -> Finding:
 def _describe_columns(remarks: Remarks) -> str:
     """Return what each column of the table became."""
     titles = {name: f"{name} ({old})" if old else name for name, old in remarks.columns.items()}
-    own = {ID, SEED, *RESERVED}
     kinds = {
-        "parameters": [titles[name] for name in titles if name not in own],
+        "parameters": [titles[name] for name in titles if name not in OWN],
         "seed": [titles[name] for name in titles if name == SEED],
         "resources": [titles[name] for name in titles if name in RESOURCES],
         "how it runs": [titles[name] for name in titles if name in set(RESERVED) - set(RESOURCES)],

@@ -349,6 +349,19 @@ def test_one_number_beyond_64_bits_makes_texts_of_its_whole_column(
     assert row[form] in found
 
 
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_seed_beyond_64_bits_is_refused_where_it_stands(tmp_path: Path, form: str) -> None:
+    if form == "parquet":
+        columns = {"id": ["a", "b"], "seed": pa.array([7, 2**64 - 1], pa.uint64())}
+        one = of_parquet(tmp_path, pa.table(columns))
+    else:
+        one = ensemble(tmp_path, [{"id": "a", "seed": 7}, {"id": "b", "seed": 2**64 - 1}], form)
+    row = {"csv": "line 3", "jsonl": "line 2", "parquet": "row 2", "list": "item 2"}
+    message = refusal(lambda: read(one))
+    assert f"{row[form]}, column 'seed' must be a seed" in message
+    assert "18446744073709551615" in message
+
+
 def test_cells_of_such_a_column_stay_as_written(tmp_path: Path) -> None:
     one = of_csv(tmp_path, f"id,x\na,1.10\nb,+3\nc,{2**63}\nd,True\n")
     assert [row.params for row in read(one)] == [
@@ -459,6 +472,15 @@ def test_what_each_type_of_parquet_becomes(tmp_path: Path, column: Any, values: 
 def test_cells_of_parquet_that_hold_nothing(tmp_path: Path, column: Any, message: str) -> None:
     one = of_parquet(tmp_path, pa.table({"id": ["a", "b"], "x": column}))
     assert message in refusal(lambda: read(one))
+
+
+def test_the_index_of_pandas_can_be_given_a_name(tmp_path: Path) -> None:
+    import pandas as pd
+
+    pd.DataFrame({"x": [1, 2]}, index=["a", "b"]).to_parquet(tmp_path / "t.parquet")
+    keys = {"simulations": "t.parquet", "columns": {"id": "__index_level_0__"}}
+    rows = read(build(tmp_path / "e.yaml", {**FILE, **keys}))
+    assert [(row.id, row.params) for row in rows] == [("a", {"x": 1}), ("b", {"x": 2})]
 
 
 def test_the_index_of_pandas_is_no_parameter(tmp_path: Path) -> None:

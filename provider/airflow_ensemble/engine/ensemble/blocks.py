@@ -22,6 +22,8 @@ from airflow_ensemble.engine.simulation import Resources
 
 ID = "id"
 SEED = "seed"
+#: Columns with a meaning of their own, each with values of one kind.
+OWN = frozenset({ID, SEED, *RESERVED})
 #: Column names that mean nothing yet, but will.
 FUTURE = ("depends_on",)
 #: Rows that are judged together.

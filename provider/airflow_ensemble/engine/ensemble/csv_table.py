@@ -14,6 +14,7 @@ from airflow_ensemble.engine.ensemble.blocks import (
     BLOCK,
     EMPTY,
     ID,
+    OWN,
     Block,
     Column,
     Table,
@@ -21,7 +22,6 @@ from airflow_ensemble.engine.ensemble.blocks import (
     is_plain,
     judge_header,
 )
-from airflow_ensemble.engine.ensemble.schema import RESERVED
 from airflow_ensemble.engine.ensemble.written import (
     LongNumber,
     WrittenFloat,
@@ -221,7 +221,7 @@ def _note_long(
     texts = set()
     for found, (line, cell) in long.items():
         name = names.get(found, ID)
-        if name == ID or name in RESERVED or name in table.rules.texts:
+        if name in OWN or name in table.rules.texts:
             continue
         texts.add(name)
         table.warn_long(name, line, cell.strip())

@@ -12,6 +12,7 @@ from typing import Any
 from airflow_ensemble.engine.ensemble.blocks import (
     BLOCK,
     ID,
+    OWN,
     Block,
     Table,
     column_values,
@@ -22,7 +23,6 @@ from airflow_ensemble.engine.ensemble.blocks import (
     refuse_types,
 )
 from airflow_ensemble.engine.ensemble.csv_table import type_cell
-from airflow_ensemble.engine.ensemble.schema import RESERVED
 from airflow_ensemble.engine.ensemble.written import LARGEST, written_float
 from airflow_ensemble.engine.errors import UsageError
 
@@ -71,8 +71,9 @@ def _blocks(file: Any, table: Table) -> Iterator[Block]:
 
 
 def _columns(names: list[str], table: Table) -> list[str]:
-    """Return the columns without pandas' own index."""
-    kept = [name for name in names if not _INDEX_LEVEL.fullmatch(name)]
+    """Return the columns without pandas' own index, unless the ensemble file gives it a name."""
+    named = table.rules.columns.values()
+    kept = [name for name in names if name in named or not _INDEX_LEVEL.fullmatch(name)]
     table.remarks.left_out[:] = [name for name in names if name not in kept]
     return kept
 
@@ -153,7 +154,7 @@ def _fields(converts: Mapping[str, Convert | None]) -> Convert | None:
 
 def _becomes_text(file: Any, old: str, new: str, table: Table) -> bool:
     """Return whether a column has a whole number that a signed one of 64 bits does not hold."""
-    if new == ID or new in RESERVED or not _may_be_long(file.schema_arrow.field(old).type):
+    if new in OWN or not _may_be_long(file.schema_arrow.field(old).type):
         return False
     row = 0
     for batch in file.iter_batches(batch_size=BLOCK, columns=[old]):

@@ -11,6 +11,7 @@ from typing import Any
 from airflow_ensemble.engine.ensemble.blocks import (
     BLOCK,
     ID,
+    OWN,
     Block,
     Table,
     id_text,
@@ -20,7 +21,7 @@ from airflow_ensemble.engine.ensemble.blocks import (
     refuse_unknown_columns,
 )
 from airflow_ensemble.engine.ensemble.csv_table import has_many_digits
-from airflow_ensemble.engine.ensemble.schema import RESERVED, read_mapping
+from airflow_ensemble.engine.ensemble.schema import read_mapping
 from airflow_ensemble.engine.ensemble.written import as_record, find_long, is_long, read_number
 from airflow_ensemble.engine.errors import UsageError
 
@@ -83,7 +84,7 @@ def _find_long(records: Records, table: Table) -> frozenset[str]:
         for key, value in record.items():
             name = new_names.get(key, key)
             long = find_long(value)
-            if long is None or name in texts or name == ID or name in RESERVED:
+            if long is None or name in texts or name in OWN:
                 continue
             if is_long(value):
                 texts.add(name)
