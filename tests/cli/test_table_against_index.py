@@ -170,6 +170,18 @@ def test_rows_that_are_not_registered_have_not_run(write: Any, cli: Cli, tmp_pat
     assert line[:4] == ["values", "1", "0", "1"]
 
 
+def test_a_new_row_that_is_named_needs_registering_first(
+    write: Any, cli: Cli, tmp_path: Path
+) -> None:
+    file = write(A)
+    assert cli("register", file).code == 0
+    write_table(tmp_path, A, B)
+    ended = cli("retry", "b", "-f", file)
+    assert ended.code == 2
+    assert "has no simulation 'b'" in ended.err
+    assert "`ensemble register` or `ensemble run` brings new rows in" in ended.err
+
+
 @pytest.mark.parametrize("x", [2.5, "1", 1.0, True])
 def test_a_result_of_other_parameters_is_not_the_tables(
     write: Any, cli: Cli, tmp_path: Path, x: object

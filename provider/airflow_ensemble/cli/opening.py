@@ -152,7 +152,8 @@ def unknown_ids(control: Control, ids: Sequence[str]) -> UsageError:
     named = ", ".join(map(repr, ids))
     return UsageError(
         f"ensemble {control.ensemble.name!r} has no simulation {named} with the present settings: "
-        f"its ids stand in the table that {control.ensemble.path} names"
+        f"its ids stand in the table that {control.ensemble.path} names, and `ensemble register` "
+        "or `ensemble run` brings new rows in"
     )
 
 
