@@ -196,6 +196,20 @@ def test_suffixes(name: str, suffix: str) -> None:
 # --- what goes wrong in a model -------------------------------------------------------------------
 
 
+def test_a_model_that_has_closed_its_streams_still_tells_why_it_failed(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (tmp_path / "log").open("w") as log:
+        monkeypatch.setattr("sys.stderr", log)
+
+        def model(run: Run) -> None:
+            log.close()
+            raise RuntimeError("no licence")
+
+        result = bench.model(model, "out")
+    assert (result.reason, result.detail) == (Reason.ERROR, "RuntimeError: no licence")
+
+
 @pytest.mark.parametrize(
     ("error", "reason", "detail"),
     [

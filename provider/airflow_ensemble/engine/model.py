@@ -142,13 +142,13 @@ def execute(model: Model, run: Run, specs: Sequence[ProductSpec], publish: Publi
         print(f"not published: {error}", file=sys.stderr)
         return _failed(Reason.INTERRUPTED, f"its products could not be published: {error}", specs)
     except MemoryError as error:
-        traceback.print_exc()
+        _print_traceback()
         return _failed(Reason.OUT_OF_MEMORY, describe(error), specs)
     except SystemExit as error:
-        traceback.print_exc()
+        _print_traceback()
         return _failed(Reason.ERROR, f"the model called sys.exit({error.code!r})", specs)
     except BaseException as error:
-        traceback.print_exc()
+        _print_traceback()
         return _failed(Reason.ERROR, describe(error), specs)
 
 
@@ -195,6 +195,13 @@ class PythonModel:
                 "names to products",
             )
         return values
+
+
+def _print_traceback() -> None:
+    with contextlib.suppress(
+        ValueError
+    ):  # the model has closed it: the reason is told all the same
+        traceback.print_exc()
 
 
 def _failed(
