@@ -143,7 +143,7 @@ def table_results(control: Control) -> Iterator[Result]:
                 passed_over[simulation.id] += 1
     if passed_over:
         log.warning(
-            "%d results were made with other parameters than the table has, and are left out: %s",
+            "left out, because the table has other parameters now (%d): %s",
             len(passed_over),
             ", ".join(islice(passed_over, NAMED)) + (", …" if len(passed_over) > NAMED else ""),
         )
